@@ -1,0 +1,1 @@
+"""The contract between planner, operator, local runner and trainer: pydantic and stdlib only."""

@@ -1,0 +1,155 @@
+"""Parts of a PrismRun that more than one stage uses: models, data, storage, workers, rollouts."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prism_api.base import Contract, CrossFieldError
+
+ModelUri = Annotated[
+    str,
+    Field(pattern=r"^(hf|s3|pvc|file|builtin)://[A-Za-z0-9._~/=-]+$", max_length=1024),
+]
+DataUri = Annotated[
+    str,
+    Field(pattern=r"^(s3|pvc|file|builtin)://[A-Za-z0-9._~/=-]+$", max_length=1024),
+]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class ModelSource(Contract):
+    """A model in Hugging Face layout."""
+
+    uri: ModelUri
+    """`hf://org/name`, `s3://`, `pvc://`, `file://` (local runs; relative to the run's file) or
+    `builtin://digits/model` (a small Qwen3-VL made on the spot)."""
+
+
+class DataSource(Contract):
+    """One data set: a Parquet or JSON-lines file."""
+
+    uri: DataUri
+    """`s3://`, `pvc://`, `file://` (local runs; relative to the run's file) or `builtin://digits/...`
+    (the quickstart's data, made on the spot)."""
+
+
+class Retention(Contract):
+    """How many checkpoints of a stage are kept; what a resume or a later stage needs always is."""
+
+    keep_last: Positive = 2
+    """Newest complete checkpoints kept per stage."""
+
+
+class Storage(Contract):
+    """Where checkpoints and results go."""
+
+    uri: Annotated[str, Field(pattern=r"^(s3|file)://[A-Za-z0-9._~/=-]+$", max_length=1024)]
+    """`s3://bucket/prefix`, or `file://` for local runs."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """S3 endpoint; absent: the provider's own."""
+    region: str | None = None
+    """S3 region."""
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    """How the bucket enters the address."""
+    ca_bundle: str | None = None
+    """Name of a ConfigMap with the certificate authorities of the endpoint."""
+    credentials_secret: str | None = None
+    """Name of a Secret with the credentials; absent: workload identity."""
+    retention: Retention = Retention()
+    """Checkpoints kept."""
+
+
+class Images(Contract):
+    """Container images; absent fields take the chart's."""
+
+    trainer: str | None = None
+    """Image of trainer pods."""
+    rollout: str | None = None
+    """Image of rollout servers."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """As in a Kubernetes container."""
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets for the registry."""
+
+
+class Workers(Contract):
+    """Trainer processes of a stage."""
+
+    replicas: Positive = 1
+    """Pods; in a local run, processes when no GPU is asked for."""
+    gpus_per_replica: Annotated[int, Field(ge=0, le=64)] = 0
+    """GPUs (and trainer processes) of one pod; 0 trains on the CPU with one process."""
+    engine: Literal["fsdp2", "replicated"] = "fsdp2"
+    """`fsdp2` shards parameters over processes; `replicated` keeps them whole in each (small models).
+    With one process both are the same."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Compute precision; master weights and optimizer states are always float32."""
+    threads_per_process: Positive = 1
+    """CPU threads of one trainer process."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of trainer processes."""
+        return self.replicas * max(1, self.gpus_per_replica)
+
+
+class Rollout(Contract):
+    """Who samples the policy's responses."""
+
+    backend: Literal["vllm", "inprocess"] = "vllm"
+    """`vllm`: servers beside the trainer; `inprocess`: the trainer's own batched generator."""
+    replicas: Positive = 1
+    """Rollout servers (vllm)."""
+    gpus_per_replica: Annotated[int, Field(ge=0, le=64)] = 1
+    """GPUs of one server (vllm)."""
+    weight_update: Literal["auto", "nccl", "ipc", "reload"] = "auto"
+    """How new weights reach the servers (vllm)."""
+    batch_size: Positive = 256
+    """Sequences decoded together by one trainer process (inprocess)."""
+
+
+class Queue(Contract):
+    """Admission by Kueue."""
+
+    name: str
+    """LocalQueue."""
+    priority_class: str | None = None
+    """WorkloadPriorityClass."""
+
+
+class Evaluation(Contract):
+    """Greedy evaluation after each stage."""
+
+    data: DataSource
+    """Held-out rows: prompt, images, ground truth and, for caption accuracy, `teacher_caption`."""
+    batch_size: Positive = 256
+    """Sequences decoded together."""
+    max_samples: Positive | None = None
+    """Only the first so many rows; absent: all."""
+    max_response_tokens: Positive = 8192
+    """Longer responses are cut (and then fail the format)."""
+
+
+class FailurePolicy(Contract):
+    """When a stage is tried again and when it is given up."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """New attempts of one stage after its own faults; preemption does not count."""
+    start_deadline_seconds: Positive = 1800
+    """An attempt that has not reported a step by then has failed."""
+    stage_deadline_seconds: Positive | None = None
+    """A stage that runs longer is stopped and fails; absent: no limit."""
+
+    @model_validator(mode="after")
+    def _deadlines_in_order(self) -> "FailurePolicy":
+        stage = self.stage_deadline_seconds
+        if stage is not None and stage <= self.start_deadline_seconds:
+            raise CrossFieldError(
+                "stageDeadlineSeconds",
+                f"{stage} is not longer than startDeadlineSeconds ({self.start_deadline_seconds})",
+                "a stage has to start before it can end; give more",
+            )
+        return self

@@ -1,0 +1,105 @@
+"""PrismRun: what a user writes."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prism_api.base import Contract, CrossFieldError
+from prism_api.names import API_VERSION, DNS_LABEL, KIND, MAX_RUN_NAME, STAGE_ORDER, StageKind
+from prism_api.resources import (
+    Evaluation,
+    FailurePolicy,
+    Images,
+    ModelSource,
+    Queue,
+    Rollout,
+    Storage,
+    Workers,
+)
+from prism_api.stages import AlignStage, RlvrStage, SftStage, Stages
+
+AnyStage = SftStage | AlignStage | RlvrStage
+
+
+class Metadata(Contract):
+    """Name and place of a run."""
+
+    name: Annotated[str, Field(pattern=DNS_LABEL, max_length=MAX_RUN_NAME)]
+    """Lower-case letters, digits and dashes; at most 40 characters."""
+    namespace: Annotated[str, Field(pattern=DNS_LABEL, max_length=63)] = "default"
+    """Kubernetes namespace; in a local run, only part of the store's paths."""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class Spec(Contract):
+    """What is to be trained, from what, with what, and where it goes."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Everything random derives from it."""
+    model: ModelSource
+    """The policy before the first stage."""
+    images: Images = Images()
+    """Container images."""
+    storage: Storage | None = None
+    """Where checkpoints go; absent (local runs only): the output folder."""
+    workers: Workers = Workers()
+    """Trainer processes, unless a stage says otherwise."""
+    rollout: Rollout | None = None
+    """Who samples responses; needed by align and rlvr."""
+    queue: Queue | None = None
+    """Admission by Kueue."""
+    stages: Stages
+    """What is done, in the fixed order sft, align, rlvr."""
+    evaluation: Evaluation | None = None
+    """Accuracy after each stage."""
+    failure_policy: FailurePolicy = FailurePolicy()
+    """Retries and deadlines."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
+    """A finished run's children are deleted after so long; absent: never."""
+    suspend: bool = False
+    """Stops the run at its next checkpoint and frees its processes; false continues it."""
+
+    @model_validator(mode="after")
+    def _stages_have_what_they_need(self) -> "Spec":
+        for kind in STAGE_ORDER:
+            stage = getattr(self.stages, kind)
+            if stage is not None:
+                self._check_rollout(kind, stage)
+                self._check_batch(kind, stage)
+        return self
+
+    def _check_rollout(self, kind: StageKind, stage: AnyStage) -> None:
+        if isinstance(stage, SftStage) or self.rollout or stage.rollout:
+            return
+        remedy = "add rollout: {backend: vllm} or rollout: {backend: inprocess}"
+        raise CrossFieldError("rollout", f"is missing but stage {kind} samples responses", remedy)
+
+    def _check_batch(self, kind: StageKind, stage: AnyStage) -> None:
+        world_size = (stage.workers or self.workers).world_size
+        mini_batches = stage.mini_batches if isinstance(stage, RlvrStage) else 1
+        if stage.batch_size % (world_size * mini_batches):
+            raise CrossFieldError(
+                f"stages.{kind}.batchSize",
+                f"{stage.batch_size} cannot be shared by {world_size} processes"
+                + (f" in {mini_batches} mini-batches" if mini_batches > 1 else ""),
+                f"give a multiple of {world_size * mini_batches}",
+            )
+
+
+class PrismRun(Contract):
+    """One run of the method: SFT, alignment, RLVR."""
+
+    api_version: Literal["prism.dev/v1alpha1"]
+    kind: Literal["PrismRun"]
+    metadata: Metadata
+    spec: Spec
+
+    @property
+    def stages(self) -> dict[StageKind, AnyStage]:
+        """The stages that are present, in order."""
+        all_stages = {kind: getattr(self.spec.stages, kind) for kind in STAGE_ORDER}
+        return {kind: stage for kind, stage in all_stages.items() if stage is not None}
+
+
+assert (API_VERSION, KIND) == ("prism.dev/v1alpha1", "PrismRun")

@@ -1,0 +1,24 @@
+"""URIs as they stand in documents, and the local files that some of them name."""
+
+from pathlib import Path
+
+from prism_api.errors import FieldProblem, SpecError
+
+
+def scheme(uri: str) -> str:
+    """The part before `://`."""
+    return uri.partition("://")[0]
+
+
+def file_uri(path: Path) -> str:
+    """The URI of a local file."""
+    return f"file://{path.resolve()}"
+
+
+def local_path(uri: str) -> Path:
+    """The file or folder that a `file://` URI names; raises SpecError for any other scheme."""
+    if scheme(uri) != "file":
+        problem = "cannot be read on this machine"
+        remedy = "copy it here and give a file:// uri"
+        raise SpecError([FieldProblem(uri, problem, remedy)])
+    return Path(uri.partition("://")[2])

@@ -1,0 +1,1 @@
+"""Planning, the local runner and the `prism` command."""

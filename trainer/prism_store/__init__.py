@@ -1,0 +1,1 @@
+"""Stores: where checkpoints and results live."""

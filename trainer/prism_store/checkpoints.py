@@ -1,0 +1,113 @@
+"""Checkpoints in a store: complete when the manifest is there, verified before use."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prism_api.base import parse_json
+from prism_api.checkpoint import CheckpointManifest, CheckpointRef, StoredObject
+from prism_api.errors import SpecError, StoreError
+from prism_api.names import MANIFEST_FILE
+
+from prism_store.store import Store, open_store
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every object was verified, as local files."""
+
+    ref: CheckpointRef
+    manifest: CheckpointManifest
+    files: dict[str, Path]
+
+    def folder(self, prefix: str) -> Path:
+        """Local folder of the objects below a prefix, such as `export`."""
+        some = next((p for p in self.files if p.startswith(prefix + "/")), None)
+        if some is None:
+            raise StoreError(f"{self.ref.uri}: has no {prefix}/; it was not made for this use")
+        depth = some.removeprefix(prefix + "/").count("/") + 1
+        return self.files[some].parents[depth - 1]
+
+
+def write_checkpoint(
+    store: Store, key: str, folder: Path, describe: CheckpointManifest
+) -> CheckpointRef:
+    """Move a local folder into the store as a checkpoint; the manifest goes last.
+
+    `describe` is the manifest without objects. Raises StoreError if the store is full or not writable.
+    """
+    objects = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        entry = StoredObject(path=name, sizeBytes=path.stat().st_size, sha256=_file_hash(path))
+        store.put_file(f"{key}/{name}", path)
+        objects.append(entry)
+    text = describe.model_copy(update={"objects": tuple(objects)}).to_json().encode()
+    store.put(f"{key}/{MANIFEST_FILE}", text)
+    return CheckpointRef(uri=f"{store.uri}/{key}", digest=hashlib.sha256(text).hexdigest())
+
+
+def read_checkpoint(ref: CheckpointRef) -> Checkpoint:
+    """Fetch and verify a checkpoint; raises StoreError naming the object that is missing or altered."""
+    store = open_store(ref.uri)
+    text = store.get(MANIFEST_FILE)
+    if hashlib.sha256(text).hexdigest() != ref.digest:
+        raise StoreError(f"{ref.uri}/{MANIFEST_FILE}: was altered after it was handed on")
+    manifest = _parse(text, f"{ref.uri}/{MANIFEST_FILE}")
+    return Checkpoint(ref, manifest, {o.path: _verified(store, o) for o in manifest.objects})
+
+
+def newest_checkpoint(store: Store, attempts: Sequence[str]) -> CheckpointRef | None:
+    """The complete checkpoint with the highest step among a stage's attempts; none: start afresh.
+
+    A folder without a manifest is a write that was cut off and does not count; a manifest that cannot
+    be read is damage and raises StoreError.
+    """
+    best: tuple[int, int] = (-1, -1)
+    best_ref = None
+    for number, attempt in enumerate(attempts):
+        for name in store.names(attempt):
+            key = f"{attempt}/{name}"
+            if not store.exists(f"{key}/{MANIFEST_FILE}"):
+                continue
+            text = store.get(f"{key}/{MANIFEST_FILE}")
+            step = _parse(text, f"{store.uri}/{key}/{MANIFEST_FILE}").step
+            if (step, number) > best:
+                best = (step, number)
+                digest = hashlib.sha256(text).hexdigest()
+                best_ref = CheckpointRef(uri=f"{store.uri}/{key}", digest=digest)
+    return best_ref
+
+
+def _parse(text: bytes, name: str) -> CheckpointManifest:
+    try:
+        return parse_json(CheckpointManifest, text, name)
+    except SpecError as error:
+        raise StoreError(f"{error}\nthe checkpoint is damaged: delete its folder to use the one before") from None
+
+
+def _verified(store: Store, entry: StoredObject) -> Path:
+    path = store.fetch(entry.path)
+    size = path.stat().st_size
+    if size != entry.size_bytes:
+        raise StoreError(
+            f"{path}: has {size} bytes, its manifest says {entry.size_bytes}; the checkpoint is damaged: "
+            "restore the object, or delete the checkpoint's folder to use the one before"
+        )
+    if _file_hash(path) != entry.sha256:
+        raise StoreError(
+            f"{path}: its content differs from what its manifest says; the checkpoint is damaged: "
+            "restore the object, or delete the checkpoint's folder to use the one before"
+        )
+    return path
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

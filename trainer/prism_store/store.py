@@ -1,0 +1,133 @@
+"""The store protocol and its directory implementation."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from prism_api.errors import StoreError
+from prism_api.uris import local_path, scheme
+
+KEEP_FREE = "free some space and run again: the last complete checkpoint is intact"
+
+
+class Store(Protocol):
+    """Objects by key under one root; a key is a relative path with forward slashes."""
+
+    uri: str
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object so that readers see all of it or nothing."""
+
+    def put_file(self, key: str, source: Path) -> None:
+        """Move a local file into the store."""
+
+    def get(self, key: str) -> bytes:
+        """An object's content; raises StoreError if it is missing."""
+
+    def fetch(self, key: str) -> Path:
+        """A local file with the object's content; raises StoreError if it is missing."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+
+    def names(self, prefix: str) -> list[str]:
+        """Sorted names directly below a prefix, objects and deeper prefixes alike."""
+
+    def delete(self, prefix: str) -> None:
+        """Delete all objects below a prefix, `manifest.json` first; what is missing is fine."""
+
+
+class DirectoryStore:
+    """A store in a local folder."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self._root = local_path(self.uri)
+
+    def put(self, key: str, content: bytes) -> None:
+        """See Store.put."""
+        target = self._root / key
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        with _store_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                _to_disk(file.fileno())
+            _rename(temporary, target)
+
+    def put_file(self, key: str, source: Path) -> None:
+        """See Store.put_file; a rename where source and store share a file system."""
+        target = self._root / key
+        with _store_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.stat().st_dev != target.parent.stat().st_dev:
+                self.put(key, source.read_bytes())
+                source.unlink()
+                return
+            with source.open("rb") as file:
+                _to_disk(file.fileno())
+            _rename(source, target)
+
+    def get(self, key: str) -> bytes:
+        """See Store.get."""
+        return self.fetch(key).read_bytes()
+
+    def fetch(self, key: str) -> Path:
+        """See Store.fetch."""
+        path = self._root / key
+        if not path.is_file():
+            raise StoreError(f"{path}: no such object; was it deleted by hand?")
+        return path
+
+    def exists(self, key: str) -> bool:
+        """See Store.exists."""
+        return (self._root / key).is_file()
+
+    def names(self, prefix: str) -> list[str]:
+        """See Store.names."""
+        folder = self._root / prefix
+        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+
+    def delete(self, prefix: str) -> None:
+        """See Store.delete."""
+        folder = self._root / prefix
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda p: p.name != "manifest.json"):
+            path.unlink(missing_ok=True)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir()
+        if folder.is_dir():
+            folder.rmdir()
+
+
+def open_store(uri: str) -> Store:
+    """The store at a URI; raises StoreError for a scheme that has none."""
+    if scheme(uri) != "file":
+        raise StoreError(f"{uri}: no store for this scheme; give a file:// uri")
+    return DirectoryStore(uri)
+
+
+@contextmanager
+def _store_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"{target}: the disk is full; {KEEP_FREE}") from error
+        raise StoreError(f"{target}: cannot be written ({error.strerror}); check the folder") from error
+
+
+def _to_disk(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _rename(source: Path, target: Path) -> None:
+    os.replace(source, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        _to_disk(folder)
+    finally:
+        os.close(folder)

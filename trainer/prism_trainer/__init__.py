@@ -1,0 +1,1 @@
+"""The trainer: SFT, alignment and RLVR of vision-language models; reads one StageConfig."""

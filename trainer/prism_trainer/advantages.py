@@ -1,0 +1,49 @@
+"""Group-relative advantages of alignment and RLVR; plain float64 arithmetic on [groups, responses]."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+_EPSILON = 1e-6
+
+
+def group_normalise(rewards: Tensor) -> Tensor:
+    """(r - mean) / (std + 1e-6) within each group, std with N - 1; a group of one keeps its reward.
+
+    rewards [groups, responses].
+    """
+    if rewards.shape[1] == 1:
+        return rewards / (1 + _EPSILON)
+    mean = rewards.mean(dim=1, keepdim=True)
+    return (rewards - mean) / (rewards.std(dim=1, keepdim=True) + _EPSILON)
+
+
+def alignment_advantages(
+    scores: Tensor,
+    valid: Tensor,
+    weights: tuple[float, float],
+    format_penalty: float,
+    form: Literal["per_component", "mixed"],
+) -> Tensor:
+    """Advantage of each response from its perception and reasoning scores.
+
+    scores [groups, responses, 2], valid [groups, responses] (has the format); returns
+    [groups, responses]. A response without the format takes the place one below its group's lowest
+    valid score (-1 where none is valid) and pays the format penalty on top. `per_component`
+    normalises each score within its group and then mixes (reference code); `mixed` mixes first
+    (paper, equations 1 and 3).
+    """
+    pinned = torch.stack([_pin_invalid(scores[..., k], valid) for k in range(2)], dim=-1)
+    mix = torch.tensor(weights, dtype=scores.dtype)
+    if form == "mixed":
+        advantages = group_normalise(pinned @ mix)
+    else:
+        advantages = torch.stack([group_normalise(pinned[..., k]) for k in range(2)], dim=-1) @ mix
+    return advantages - format_penalty * (~valid)
+
+
+def _pin_invalid(scores: Tensor, valid: Tensor) -> Tensor:
+    lowest = scores.masked_fill(~valid, torch.inf).min(dim=1, keepdim=True).values
+    floor = torch.where(lowest.isinf(), torch.zeros_like(lowest), lowest) - 1
+    return torch.where(valid, scores, floor)

@@ -1,0 +1,1 @@
+"""From data files to tokenised prompts: tables, rows, images, encoding, order."""

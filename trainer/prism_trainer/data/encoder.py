@@ -1,0 +1,109 @@
+"""Tokenises prompts and responses as the model's own processor does."""
+
+import io
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from prism_api.errors import DataError
+from PIL import Image
+
+from prism_trainer.data.rows import ImageRef, Row
+from prism_trainer.engine.packing import Prompt, Tokens
+from prism_trainer.engine.rope import Grid, mrope_positions
+
+_CACHED_PROMPTS = 8192
+"""Bounds memory; a full-size prompt with its pixels can take megabytes, see _MAX_CACHED_BYTES."""
+_MAX_CACHED_BYTES = 256 << 20
+
+
+class Encoder:
+    """Prompts and responses as tokens, through the checkpoint's processor and chat template."""
+
+    def __init__(self, processor: Any, image_token_id: int) -> None:
+        self._processor, self._tokenizer = processor, processor.tokenizer
+        self._image_token_id = image_token_id
+        self._merge_size = int(processor.image_processor.merge_size)
+        self._cache: OrderedDict[str, Prompt] = OrderedDict()
+        self._cached_bytes = 0
+        self.eos_id = int(self._tokenizer.eos_token_id)
+
+    def prompt(self, row: Row) -> Prompt:
+        """The row's turns with the generation header; raises DataError for a broken image."""
+        cached = self._cache.get(row.origin)
+        if cached is not None:
+            return cached
+        prompt = self._encode(row)
+        self._remember(row.origin, prompt)
+        return prompt
+
+    def response(self, text: str) -> Tokens:
+        """Tokens of a response and its end-of-turn token."""
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return np.array([*ids, self.eos_id], dtype=np.int64)
+
+    def text(self, tokens: Tokens) -> str:
+        """Text of generated tokens, special tokens left out."""
+        text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        return text
+
+    def _encode(self, row: Row) -> Prompt:
+        text = self._processor.apply_chat_template(
+            [_with_parts(turn) for turn in row.messages], tokenize=False, add_generation_prompt=True
+        )
+        pixels, grids = self._pixels(row)
+        ids = self._tokenizer(self._expand(text, grids), add_special_tokens=False)["input_ids"]
+        tokens = np.array(ids, dtype=np.int64)
+        positions = mrope_positions(tokens, grids, self._image_token_id, self._merge_size)
+        return Prompt(tokens, positions, pixels, grids)
+
+    def _pixels(self, row: Row) -> tuple[Any, tuple[Grid, ...]]:
+        if not row.images:
+            return None, ()
+        images = [load_image(image, row.origin) for image in row.images]
+        batch = self._processor.image_processor(images=images, return_tensors="pt")
+        grids = tuple((int(t), int(h), int(w)) for t, h, w in batch["image_grid_thw"].tolist())
+        return batch["pixel_values"], grids
+
+    def _expand(self, text: str, grids: tuple[Grid, ...]) -> str:
+        pad = self._processor.image_token
+        head, *rest = text.split(pad)
+        parts = [head]
+        for (t, h, w), tail in zip(grids, rest, strict=True):
+            parts += [pad * (t * h * w // self._merge_size**2), tail]
+        return "".join(parts)
+
+    def _remember(self, key: str, prompt: Prompt) -> None:
+        self._cache[key] = prompt
+        self._cached_bytes += _size(prompt)
+        while len(self._cache) > _CACHED_PROMPTS or self._cached_bytes > _MAX_CACHED_BYTES:
+            _, dropped = self._cache.popitem(last=False)
+            self._cached_bytes -= _size(dropped)
+
+
+def load_image(image: ImageRef, origin: str) -> Image.Image:
+    """Decode an image fully; raises DataError naming the row if it is damaged or no image."""
+    try:
+        source = io.BytesIO(image.content) if image.content is not None else image.path
+        with Image.open(source) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        name = image.path or "an embedded image"
+        raise DataError(f"{origin}: {name} cannot be decoded ({error}); replace it") from None
+
+
+def _size(prompt: Prompt) -> int:
+    pixels = 0 if prompt.pixel_values is None else prompt.pixel_values.nbytes
+    return pixels + prompt.token_ids.nbytes + prompt.positions.nbytes
+
+
+def _with_parts(turn: dict[str, str]) -> dict[str, Any]:
+    """`<image>` marks become the content parts that chat templates expect."""
+    pieces = turn["content"].split("<image>")
+    parts: list[dict[str, str]] = []
+    for i, piece in enumerate(pieces):
+        if i:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return {"role": turn["role"], "content": parts}

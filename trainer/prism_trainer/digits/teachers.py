@@ -1,0 +1,80 @@
+"""Who writes the demonstrations: a clean teacher, and a public one with systematic faults. Pure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prism_trainer.digits.questions import Digits, Question, wrong_answers
+
+SEPARATOR = "\n"
+"""Between the blocks of a response."""
+MISREADINGS = {1: 7, 3: 8, 4: 9, 5: 6}
+"""One-way: no digit is read as 1, 3, 4 or 5, so a misread caption differs in its digit counts too."""
+TAGS = ("<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A response in the caption / think / answer format, in the two parts that alignment scores."""
+
+    caption: str
+    cot: str
+    """Chain of thought: the think and answer blocks."""
+
+    @property
+    def text(self) -> str:
+        """The whole response."""
+        return self.caption + SEPARATOR + self.cot
+
+
+def write_caption(digits: Digits) -> str:
+    """The caption block, one bullet per digit."""
+    return "\n".join(["<caption>", *(f"- {digit}" for digit in digits), "</caption>"])
+
+
+def write_cot(derivation: str, answer: str) -> str:
+    """The think and answer blocks."""
+    think = f"<think>\n{derivation}\n</think>"
+    return think + SEPARATOR + f"<answer>\n{answer}\n</answer>"
+
+
+def demonstrate(question: Question, digits: Digits, answer: str) -> Demonstration:
+    """The response of someone who reads `digits` and arrives at `answer`."""
+    cot = write_cot(question.derive(digits, answer), answer)
+    return Demonstration(write_caption(digits), cot)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How often a teacher misreads a confusable digit, slips in its answer or breaks the format."""
+
+    misreading_rate: float = 0.0
+    wrong_answer_rate: float = 0.0
+    sloppy_rate: float = 0.0
+
+    def respond(self, question: Question, digits: Digits, rng: np.random.Generator) -> str:
+        """A response that is consistent with what the teacher read, right or wrong."""
+        read = tuple(self._read(digit, rng) for digit in digits)
+        answer = question.solve(read)
+        if rng.random() < self.wrong_answer_rate:
+            slips = wrong_answers(answer)
+            answer = slips[rng.integers(len(slips))]
+        text = demonstrate(question, read, answer).text
+        if rng.random() < self.sloppy_rate:
+            return _drop_tag(text, TAGS[rng.integers(len(TAGS))])
+        return text
+
+    def _read(self, digit: int, rng: np.random.Generator) -> int:
+        misread = rng.random() < self.misreading_rate
+        return MISREADINGS.get(digit, digit) if misread else digit
+
+
+CURATED = Teacher()
+PUBLIC = Teacher(misreading_rate=0.7, wrong_answer_rate=0.1, sloppy_rate=0.04)
+"""Systematic misreading is what leaves alignment something to repair: with as many but random faults,
+SFT alone already captions 97 % of the digits right."""
+
+
+def _drop_tag(text: str, tag: str) -> str:
+    without = text.replace(f"{tag}\n", "")
+    return without.removesuffix(f"\n{tag}")

@@ -1,0 +1,1 @@
+"""Packed forward and backward passes: no padding between samples, shared prompts encoded once."""

@@ -1,0 +1,64 @@
+"""The language-model head in chunks: log-probabilities and entropies without the full logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 1 << 25
+"""Logits held at once: 128 MiB in float32."""
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """Recomputes each chunk's logits in the backward pass; all sums over chunks are float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, inverse_temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        rows = max(1, _CHUNK_ELEMENTS // weight.shape[0])
+        logprobs, entropies, normalisers = [], [], []
+        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
+            logits = (h @ weight.T).float() * inverse_temperature
+            lse = torch.logsumexp(logits, dim=-1)
+            logprobs.append(logits.gather(1, t[:, None]).squeeze(1) - lse)
+            p = torch.exp(logits - lse[:, None])
+            entropies.append(lse - (p * logits).sum(-1))
+            normalisers.append(lse)
+        entropy = torch.cat(entropies)
+        ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers), entropy)
+        ctx.inverse_temperature, ctx.rows = inverse_temperature, rows
+        return torch.cat(logprobs), entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_logprob, grad_entropy = grads
+        hidden, weight, targets, lse, entropy = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for start in range(0, len(hidden), ctx.rows):
+            part = slice(start, start + ctx.rows)
+            logits = (hidden[part] @ weight.T).float() * ctx.inverse_temperature
+            log_p = logits - lse[part, None]
+            p = log_p.exp()
+            g, e = grad_logprob[part, None], grad_entropy[part, None]
+            d_logits = -p * (g + e * (log_p + entropy[part, None]))
+            d_logits.scatter_add_(1, targets[part, None], g)
+            d_logits *= ctx.inverse_temperature
+            grad_hidden[part] = d_logits.to(weight.dtype) @ weight
+            grad_weight += (d_logits.T @ hidden[part].float()).float()
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def token_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy of its distribution, both float32 and differentiable.
+
+    hidden [targets, width], weight [vocabulary, width], targets [targets]; returns two [targets].
+    """
+    if len(targets) == 0:
+        empty = hidden.sum(-1).float() * 0
+        return empty, empty
+    logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, targets, 1.0 / temperature)
+    return logprobs, entropy

@@ -1,0 +1,111 @@
+"""InProcessGenerator: the RolloutClient that samples in the trainer's own process."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prism_trainer.engine.policy import Policy
+from prism_trainer.generation.decoder import Decoder
+from prism_trainer.generation.weights import snapshot
+from prism_trainer.rollouts import Completion, Request, SamplingParams
+from prism_trainer.seeds import numpy_generator
+
+_COMPACT_BELOW = 0.75
+"""Finished sequences are dropped from the batch once fewer than this share are left."""
+
+
+class InProcessGenerator:
+    """Samples from the policy's own weights, at most `batch_size` sequences at a time."""
+
+    def __init__(self, policy: Policy, eos_id: int, batch_size: int) -> None:
+        self._policy, self._eos_id, self._batch_size = policy, eos_id, batch_size
+        self._version = 0
+
+    def update_weights(self, version: int) -> None:
+        """The weights are shared with the trainer; only the version is noted."""
+        self._version = version
+
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams
+    ) -> list[list[Completion]]:
+        """See RolloutClient.generate."""
+        wanted = [(i, seed) for i, request in enumerate(requests) for seed in request.seeds]
+        results: list[list[Completion]] = [[] for _ in requests]
+        with torch.no_grad(), self._policy.autocast():
+            for start in range(0, len(wanted), self._batch_size):
+                batch = wanted[start : start + self._batch_size]
+                completions = self._decode_batch(requests, batch, params)
+                for (i, _), completion in zip(batch, completions, strict=True):
+                    results[i].append(completion)
+        return results
+
+    def _decode_batch(
+        self, requests: Sequence[Request], batch: Sequence[tuple[int, int]], params: SamplingParams
+    ) -> list[Completion]:
+        used = sorted({i for i, _ in batch})
+        place = {i: n for n, i in enumerate(used)}
+        device = self._policy.ranks.device
+        decoder = Decoder(
+            self._policy.model,
+            snapshot(self._policy.model),
+            [requests[i].prompt for i in used],
+            torch.tensor([place[i] for i, _ in batch], device=device),
+            params.max_tokens,
+        )
+        uniforms = None
+        if params.temperature > 0:
+            draws = [numpy_generator(seed).random(params.max_tokens) for _, seed in batch]
+            uniforms = torch.from_numpy(np.stack(draws)).to(device)
+        tokens, logprobs, lengths = self._loop(decoder, uniforms, params, len(batch))
+        return self._completions(tokens, logprobs, lengths)
+
+    def _loop(
+        self, decoder: Decoder, uniforms: Tensor | None, params: SamplingParams, count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens and log-probabilities [count, max_tokens] and lengths [count]."""
+        device = decoder.logits.device
+        tokens = torch.zeros(count, params.max_tokens, dtype=torch.long, device=device)
+        logprobs = torch.zeros(count, params.max_tokens, device=device)
+        lengths = torch.full((count,), params.max_tokens, device=device)
+        active = torch.arange(count, device=device)
+        running = torch.ones(count, dtype=torch.bool, device=device)
+        for step in range(params.max_tokens):
+            uniform = None if uniforms is None else uniforms[active, step]
+            chosen, logprob = _choose(decoder.logits, uniform, params.temperature)
+            tokens[active, step], logprobs[active, step] = chosen, logprob
+            ended = running & (chosen == self._eos_id)
+            lengths[active[ended]] = step + 1
+            running &= ~ended
+            left = int(running.sum())
+            if left == 0 or step + 1 == params.max_tokens:
+                break
+            if left < _COMPACT_BELOW * len(running):
+                rows = running.nonzero().flatten()
+                decoder.keep(rows)
+                active, chosen, running = active[rows], chosen[rows], running[rows]
+            decoder.advance(chosen)
+        return tokens, logprobs, lengths
+
+    def _completions(self, tokens: Tensor, logprobs: Tensor, lengths: Tensor) -> list[Completion]:
+        ids, scores = tokens.cpu().numpy(), logprobs.float().cpu().numpy()
+        return [
+            Completion(
+                ids[i, :n].copy(), scores[i, :n].copy(), bool(ids[i, n - 1] == self._eos_id), self._version
+            )
+            for i, n in enumerate(lengths.tolist())
+        ]
+
+
+def _choose(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    """One token per row, by inverse transform of one uniform number, or the likeliest."""
+    if uniform is None:
+        logits = logits.float()
+        best, chosen = logits.max(dim=-1)
+        return chosen, best - torch.logsumexp(logits, dim=-1)
+    log_p = torch.log_softmax(logits.float() / temperature, dim=-1)
+    cumulative = log_p.exp().cumsum(dim=-1)
+    threshold = uniform.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
+    chosen = (cumulative <= threshold).sum(dim=-1).clamp_(max=logits.shape[-1] - 1)
+    return chosen, log_p.gather(1, chosen[:, None]).squeeze(1)

@@ -1,0 +1,108 @@
+"""Policy-gradient losses: GRPO, DAPO and GSPO as rows of one table.
+
+Shapes: T targets (tokens of all responses of a pack, one after the other), R responses.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from prism_api.stages import Algorithm
+from torch import Tensor
+
+_MAX_LOG_RATIO = 20.0
+_MAX_SEQUENCE_LOG_RATIO = 10.0
+
+
+@dataclass(frozen=True)
+class PolicyObjective:
+    """One clipped surrogate and how its token losses are averaged."""
+
+    ratio: Literal["token", "sequence"]
+    """Importance ratio of each token, or the geometric mean over the response (GSPO)."""
+    average: Literal["token", "sequence"]
+    """`token`: over all tokens of the batch; `sequence`: over responses of their token means."""
+    clip_low: float
+    clip_high: float
+    dual_clip: float | None
+    """With a negative advantage the loss is at most this many times -advantage."""
+
+
+OBJECTIVES: dict[Algorithm, PolicyObjective] = {
+    "grpo": PolicyObjective("token", "token", 0.2, 0.2, 3.0),
+    "dapo": PolicyObjective("token", "token", 0.2, 0.28, 10.0),
+    "gspo": PolicyObjective("sequence", "sequence", 3e-4, 4e-4, None),
+}
+"""Published settings (reference launch scripts; GSPO: arXiv 2507.18071, section 5)."""
+
+
+@dataclass(frozen=True)
+class PolicyLossInputs:
+    """What the caller has prepared: no token is masked any more, counts are over the whole batch."""
+
+    logprobs: Tensor
+    """[T], with gradient."""
+    old_logprobs: Tensor
+    """[T], of the policy that the ratio compares with; detached."""
+    advantages: Tensor
+    """[R]"""
+    response_index: Tensor
+    """[T] response of each token."""
+    response_lengths: Tensor
+    """[R] tokens of each response."""
+    total_tokens: float
+    """Tokens of the batch, over all processes and packs."""
+    total_responses: float
+    """Responses of the batch, over all processes and packs."""
+
+
+@dataclass(frozen=True)
+class PolicyLossOutputs:
+    """The loss and what is worth watching; sums, to be divided by the batch's tokens."""
+
+    loss: Tensor
+    clipped_tokens: Tensor
+    log_ratio_sum: Tensor
+
+
+def policy_loss(inputs: PolicyLossInputs, objective: PolicyObjective) -> PolicyLossOutputs:
+    """Clipped surrogate, summed over tokens with weights that add up to one over the batch.
+
+    max(-A r, -A clip(r, 1 - low, 1 + high)), for A < 0 at most -A c (dual clip). The log-ratio is
+    clamped to +-20 (sequence ratio: at most 10), as in the reference code.
+    """
+    advantages = inputs.advantages.index_select(0, inputs.response_index)
+    ratio, log_ratio = _ratio(inputs, objective)
+    clipped_ratio = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high)
+    plain, clipped = -advantages * ratio, -advantages * clipped_ratio
+    losses = torch.maximum(plain, clipped)
+    if objective.dual_clip is not None:
+        ceiling = -advantages * objective.dual_clip
+        losses = torch.where(advantages < 0, torch.minimum(losses, ceiling), losses)
+    loss = (losses * _token_weights(inputs, objective)).sum()
+    return PolicyLossOutputs(loss, (clipped > plain).sum(), log_ratio.detach().sum())
+
+
+def _ratio(inputs: PolicyLossInputs, objective: PolicyObjective) -> tuple[Tensor, Tensor]:
+    log_ratio = inputs.logprobs - inputs.old_logprobs
+    if objective.ratio == "token":
+        return log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp(), log_ratio
+    sums = torch.zeros_like(inputs.response_lengths, dtype=log_ratio.dtype)
+    sums = sums.index_add(0, inputs.response_index, log_ratio.detach())
+    means = (sums / inputs.response_lengths.clamp(min=1)).index_select(0, inputs.response_index)
+    # The value is the sequence's ratio, the gradient that of each token (GSPO-token, equation 13).
+    per_token = means + inputs.logprobs - inputs.logprobs.detach()
+    return per_token.clamp(max=_MAX_SEQUENCE_LOG_RATIO).exp(), log_ratio
+
+
+def _token_weights(inputs: PolicyLossInputs, objective: PolicyObjective) -> Tensor | float:
+    if objective.average == "token":
+        return 1.0 / max(1.0, inputs.total_tokens)
+    lengths = inputs.response_lengths.clamp(min=1).index_select(0, inputs.response_index)
+    return 1.0 / (lengths * max(1.0, inputs.total_responses))
+
+
+def kl_penalty(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """k3 estimate of KL(policy, reference) per token, [T]; never negative (Schulman 2020)."""
+    log_ratio = (reference - logprobs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    return log_ratio.exp() - log_ratio - 1
