@@ -22,7 +22,7 @@ class Contract(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        validate_by_name=False,
+        validate_by_name=True,
     )
 
     def to_json(self) -> str:
@@ -45,7 +45,9 @@ def parse(model: type[M], document: Any, source: str = "") -> M:
     each with its field path, what is wrong and what would be right.
     """
     try:
-        return model.model_validate_json(json.dumps(document, default=str), strict=True)
+        return model.model_validate_json(
+            json.dumps(document, default=str), strict=True, by_alias=True, by_name=False
+        )
     except ValidationError as error:
         problems = [_problem(model, detail) for detail in error.errors(include_url=False)]
         raise SpecError(problems, source) from None

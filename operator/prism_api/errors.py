@@ -25,7 +25,8 @@ class FieldProblem:
     """One thing that is wrong with one field."""
 
     path: str
-    """Dotted path from the document's root, as the user wrote it: `spec.stages.sft.learningRate`."""
+    """Dotted path from the document's root, as the user wrote it:
+    `spec.stages.sft.learningRate`."""
     problem: str
     remedy: str
 

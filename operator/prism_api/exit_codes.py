@@ -1,4 +1,5 @@
-"""Exit codes of the trainer's launcher and of `prism`; documented in README, section "Exit codes"."""
+"""Exit codes of the trainer's launcher and of `prism`; documented in README, section "Exit
+codes"."""
 
 from enum import IntEnum
 

@@ -83,8 +83,8 @@ class Workers(Contract):
     gpus_per_replica: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs (and trainer processes) of one pod; 0 trains on the CPU with one process."""
     engine: Literal["fsdp2", "replicated"] = "fsdp2"
-    """`fsdp2` shards parameters over processes; `replicated` keeps them whole in each (small models).
-    With one process both are the same."""
+    """`fsdp2` shards parameters over processes; `replicated` keeps them whole in each (small
+    models). With one process both are the same."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute precision; master weights and optimizer states are always float32."""
     threads_per_process: Positive = 1

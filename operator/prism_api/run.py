@@ -28,8 +28,8 @@ class Metadata(Contract):
     """Lower-case letters, digits and dashes; at most 40 characters."""
     namespace: Annotated[str, Field(pattern=DNS_LABEL, max_length=63)] = "default"
     """Kubernetes namespace; in a local run, only part of the store's paths."""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
 
 
 class Spec(Contract):

@@ -1,4 +1,5 @@
-"""StageConfig: the resolved file that a trainer reads. StageResult: what it reports when it is done."""
+"""StageConfig: the resolved file that a trainer reads. StageResult: what it reports when it is
+done."""
 
 import hashlib
 import json
@@ -9,7 +10,15 @@ from pydantic import Field
 from prism_api.base import Contract
 from prism_api.checkpoint import CheckpointRef, Sha256
 from prism_api.names import StageKind
-from prism_api.resources import Evaluation, Fraction, ModelSource, Positive, Retention, Rollout, Workers
+from prism_api.resources import (
+    Evaluation,
+    Fraction,
+    ModelSource,
+    Positive,
+    Retention,
+    Rollout,
+    Workers,
+)
 from prism_api.run import AnyStage
 from prism_api.stages import Stages
 
@@ -66,14 +75,16 @@ class EvaluationResult(Contract):
     """Responses whose answer the verifier accepts."""
     accuracy: Fraction
     caption_accuracy: Fraction | None
-    """Share of the reference captions' items that responses state at the same place; absent without references."""
+    """Share of the reference captions' items that responses state at the same place; absent
+    without references."""
     format_rate: Fraction
     """Share of responses with exactly the three blocks."""
     mean_response_tokens: Annotated[float, Field(ge=0)]
 
 
 class StageResult(Contract):
-    """Proof that a stage is done: a stage without a valid result has not succeeded (design, section 3)."""
+    """Proof that a stage is done: a stage without a valid result has not succeeded (design,
+    section 3)."""
 
     schema_version: Positive = SCHEMA_VERSION
     run: RunRef
@@ -82,6 +93,7 @@ class StageResult(Contract):
     config_hash: Sha256
     steps: Positive
     seconds: Annotated[float, Field(ge=0)]
-    """Wall time of the stage's training, interrupted attempts included up to their last checkpoint."""
+    """Wall time of the stage's training, interrupted attempts included up to their last
+    checkpoint."""
     checkpoint: CheckpointRef
     evaluation: EvaluationResult | None

@@ -4,7 +4,7 @@ Sources: the paper's hyper-parameter table and the reference code's launch scrip
 (arXiv 2604.28123); where the two differ the field says which was taken.
 """
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,6 @@ from prism_api.base import Contract, CrossFieldError
 from prism_api.optimization import Optimization
 from prism_api.resources import (
     DataSource,
-    Evaluation,
     Fraction,
     LearningRate,
     ModelSource,
@@ -107,14 +106,16 @@ class Warmup(Optimization):
 
 
 class Discriminator(Optimization):
-    """The mixture-of-experts discriminator (paper, section on alignment; reference `dp_critic.py`)."""
+    """The mixture-of-experts discriminator (paper, section on alignment; reference
+    `dp_critic.py`)."""
 
     model: ModelSource | None = None
     """Dense model to upcycle; absent: what SFT left."""
     routing: Literal["learned", "segment"] = "learned"
-    """`learned`: the router chooses among all experts for each token (reference code). `segment`: caption
-    tokens choose among the perception experts (first half), think and answer tokens among the reasoning
-    experts (what the paper describes); prompt tokens, which both scores read, choose among all."""
+    """`learned`: the router chooses among all experts for each token (reference code).
+    `segment`: caption tokens choose among the perception experts (first half), think and answer
+    tokens among the reasoning experts (what the paper describes); prompt tokens, which both
+    scores read, choose among all."""
     num_experts: Annotated[int, Field(ge=2, le=64)] = 4
     """Experts per layer."""
     experts_per_token: Positive = 2
@@ -132,7 +133,8 @@ class Discriminator(Optimization):
     fallback_coef: NonNegative = 0.01
     """Weight of the teacher-only loss of a step in which no student response has the format."""
     load_balance_coef: NonNegative = 0.01
-    """Weight of the experts' load-balancing loss (published for the warm-up; here in both phases)."""
+    """Weight of the experts' load-balancing loss (published for the warm-up; here in both
+    phases)."""
     warmup: Warmup = Warmup()
     """Warm-up before the game."""
 
@@ -176,8 +178,8 @@ class AlignStage(Sampling):
     format_penalty: NonNegative = 1.5
     """Subtracted from the advantage of a response without the three blocks."""
     advantage: Literal["per_component", "mixed"] = "per_component"
-    """`per_component`: scores are normalised within the group, then mixed (reference code); `mixed`: mixed,
-    then normalised (paper, equations 1-3)."""
+    """`per_component`: scores are normalised within the group, then mixed (reference code);
+    `mixed`: mixed, then normalised (paper, equations 1-3)."""
 
     @model_validator(mode="after")
     def _some_reward(self) -> "AlignStage":
@@ -200,7 +202,6 @@ class Overlong(Contract):
 
 
 Algorithm = Literal["grpo", "dapo", "gspo"]
-ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 class RlvrStage(Sampling):
@@ -218,13 +219,18 @@ class RlvrStage(Sampling):
     format_weight: NonNegative = 0.2
     """Reward of the right format."""
     mini_batches: Positive = 1
-    """Optimizer steps per batch of rollouts; with 1 (published) every ratio is 1 and no clip acts."""
+    """Optimizer steps per batch of rollouts; with 1 (published) every ratio is 1 and no clip
+    acts."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Ratios below 1 - clipLow are clipped. GRPO 0.2, DAPO 0.2, GSPO 3e-4."""
     clip_high: Annotated[float, Field(gt=0)] | None = None
     """Ratios above 1 + clipHigh are clipped. GRPO 0.2, DAPO 0.28, GSPO 4e-4."""
+    dual_clip: NonNegative | None = None
+    """A token's loss is at most this many times its negative advantage; 0 turns it off. GRPO 3,
+    DAPO 10, GSPO 0."""
     dynamic_sampling: bool | None = None
-    """Whether groups whose answers are all right or all wrong are replaced by further ones. DAPO: true."""
+    """Whether groups whose answers are all right or all wrong are replaced by further ones.
+    DAPO: true."""
     max_generation_rounds: Positive = 10
     """Dynamic sampling gives up after so many rounds in one step."""
     generation_batch_size: Positive | None = None
@@ -275,6 +281,3 @@ class Stages(Contract):
         if not (self.sft or self.align or self.rlvr):
             raise CrossFieldError("", "has no stage", "give at least one of sft, align, rlvr")
         return self
-
-
-__all__ = ["ALGORITHMS", "Algorithm", "AlignStage", "Discriminator", "Evaluation", "RlvrStage", "SftStage"]

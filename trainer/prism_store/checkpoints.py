@@ -9,7 +9,6 @@ from prism_api.base import parse_json
 from prism_api.checkpoint import CheckpointManifest, CheckpointRef, StoredObject
 from prism_api.errors import SpecError, StoreError
 from prism_api.names import MANIFEST_FILE
-
 from prism_store.store import Store, open_store
 
 _BLOCK_BYTES = 1 << 20
@@ -37,12 +36,13 @@ def write_checkpoint(
 ) -> CheckpointRef:
     """Move a local folder into the store as a checkpoint; the manifest goes last.
 
-    `describe` is the manifest without objects. Raises StoreError if the store is full or not writable.
+    `describe` is the manifest without objects. Raises StoreError if the store is full or not
+    writable.
     """
     objects = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        entry = StoredObject(path=name, sizeBytes=path.stat().st_size, sha256=_file_hash(path))
+        entry = StoredObject(path=name, size_bytes=path.stat().st_size, sha256=_file_hash(path))
         store.put_file(f"{key}/{name}", path)
         objects.append(entry)
     text = describe.model_copy(update={"objects": tuple(objects)}).to_json().encode()
@@ -51,7 +51,8 @@ def write_checkpoint(
 
 
 def read_checkpoint(ref: CheckpointRef) -> Checkpoint:
-    """Fetch and verify a checkpoint; raises StoreError naming the object that is missing or altered."""
+    """Fetch and verify a checkpoint; raises StoreError naming the object that is missing or
+    altered."""
     store = open_store(ref.uri)
     text = store.get(MANIFEST_FILE)
     if hashlib.sha256(text).hexdigest() != ref.digest:
@@ -63,8 +64,8 @@ def read_checkpoint(ref: CheckpointRef) -> Checkpoint:
 def newest_checkpoint(store: Store, attempts: Sequence[str]) -> CheckpointRef | None:
     """The complete checkpoint with the highest step among a stage's attempts; none: start afresh.
 
-    A folder without a manifest is a write that was cut off and does not count; a manifest that cannot
-    be read is damage and raises StoreError.
+    A folder without a manifest is a write that was cut off and does not count; a manifest that
+    cannot be read is damage and raises StoreError.
     """
     best: tuple[int, int] = (-1, -1)
     best_ref = None
@@ -86,23 +87,26 @@ def _parse(text: bytes, name: str) -> CheckpointManifest:
     try:
         return parse_json(CheckpointManifest, text, name)
     except SpecError as error:
-        raise StoreError(f"{error}\nthe checkpoint is damaged: delete its folder to use the one before") from None
+        raise StoreError(
+            f"{error}\nthe checkpoint is damaged: delete its folder to use the one before"
+        ) from None
 
 
 def _verified(store: Store, entry: StoredObject) -> Path:
     path = store.fetch(entry.path)
     size = path.stat().st_size
     if size != entry.size_bytes:
-        raise StoreError(
-            f"{path}: has {size} bytes, its manifest says {entry.size_bytes}; the checkpoint is damaged: "
-            "restore the object, or delete the checkpoint's folder to use the one before"
-        )
+        raise _damage(path, f"has {size} bytes, its manifest says {entry.size_bytes}")
     if _file_hash(path) != entry.sha256:
-        raise StoreError(
-            f"{path}: its content differs from what its manifest says; the checkpoint is damaged: "
-            "restore the object, or delete the checkpoint's folder to use the one before"
-        )
+        raise _damage(path, "its content differs from what its manifest says")
     return path
+
+
+def _damage(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"{path}: {what}; the checkpoint is damaged: restore the object, "
+        "or delete the checkpoint's folder to use the one before"
+    )
 
 
 def _file_hash(path: Path) -> str:

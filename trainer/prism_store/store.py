@@ -117,7 +117,9 @@ def _store_errors(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"{target}: the disk is full; {KEEP_FREE}") from error
-        raise StoreError(f"{target}: cannot be written ({error.strerror}); check the folder") from error
+        raise StoreError(
+            f"{target}: cannot be written ({error.strerror}); check the folder"
+        ) from error
 
 
 def _to_disk(descriptor: int) -> None:

@@ -1,4 +1,5 @@
-"""Group-relative advantages of alignment and RLVR; plain float64 arithmetic on [groups, responses]."""
+"""Group-relative advantages of alignment and RLVR; plain float64 arithmetic on [groups,
+responses]."""
 
 from typing import Literal
 

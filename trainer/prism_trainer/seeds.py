@@ -1,7 +1,7 @@
 """All randomness is keyed by what it is for, never by how far some generator has advanced.
 
-Whoever resumes needs no generator state: the same key gives the same numbers, on any rank and in any
-order (design, section 4).
+Whoever resumes needs no generator state: the same key gives the same numbers, on any rank and in
+any order (design, section 4).
 """
 
 import hashlib

@@ -42,20 +42,25 @@ def _paint(axes: Axes, stages: Mapping[StageKind, StageSummary]) -> None:
     axes.errorbar(
         places, accuracies, errors, fmt="o-", color=SERIES[0], capsize=4, markersize=6, linewidth=1
     )
-    for place, accuracy in zip(places, accuracies, strict=True):
-        axes.annotate(
-            percent(accuracy),
-            (place, accuracy),
-            (-8, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=10,
-            fontweight="bold",
-            color=INK,
-        )
+    for place, accuracy, after in zip(places, accuracies, [*accuracies[1:], 1.0], strict=True):
+        _paint_label(axes, place, accuracy, below=after >= accuracy)
     _paint_captions(axes, [stage.caption_accuracy for stage in stages.values()])
     _paint_axes(axes, stages)
+
+
+def _paint_label(axes: Axes, place: float, accuracy: float, *, below: bool) -> None:
+    """On the side of the dot that the line to the next one leaves free."""
+    axes.annotate(
+        percent(accuracy),
+        (place, accuracy),
+        (9, -9 if below else 9),
+        textcoords="offset points",
+        ha="left",
+        va="center",
+        fontsize=10,
+        fontweight="bold",
+        color=INK,
+    )
 
 
 def _paint_captions(axes: Axes, rates: Sequence[float | None]) -> None:

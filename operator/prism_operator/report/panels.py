@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from prism_operator.report.artifacts import PHASES
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -12,15 +14,22 @@ class Panel:
     title: str
     series: Mapping[str, str]
     """Metric -> its name in the legend."""
+    phases: tuple[str, ...] = PHASES
+    """Whose measurements it shows."""
     unit: Literal["", "rate"] = ""
-    reference: tuple[float, str] | None = None
-    """A value to compare with, and what it means."""
+    exact: bool = False
+    """Whether the values were set, not measured: drawn from 0 and not smoothed."""
+    reference: float | None = None
+    """A value to compare with, such as chance: a dotted line."""
     main: bool = True
     """Whether it is shown at once or only under "more curves"."""
 
 
+_TRAIN = ("train",)
+_WARMUP = ("warmup",)
+
 PANELS = (
-    Panel("Loss", {"loss": "loss"}),
+    Panel("Loss", {"loss": "loss"}, _TRAIN),
     Panel("Reward", {"reward": "reward"}),
     Panel(
         "Sampled responses",
@@ -29,9 +38,9 @@ PANELS = (
     ),
     Panel("Discriminator loss", {"discriminator_loss": "loss"}),
     Panel(
-        "Discriminator gap (teacher minus policy)",
+        "Discriminator gap",
         {"discriminator_gap_caption": "caption", "discriminator_gap_reasoning": "reasoning"},
-        reference=(0.0, "no difference"),
+        reference=0.0,
     ),
     Panel(
         "Discriminator accuracy",
@@ -40,15 +49,25 @@ PANELS = (
             "discriminator_accuracy_reasoning": "reasoning",
         },
         unit="rate",
-        reference=(0.5, "chance"),
+        reference=0.5,
     ),
     Panel("Entropy", {"entropy": "entropy"}),
     Panel("Response length (tokens)", {"response_tokens": "tokens"}),
-    Panel("Learning rate", {"learning_rate": "learning rate"}),
-    Panel("Gradient norm", {"grad_norm": "norm"}, main=False),
+    Panel("Learning rate", {"learning_rate": "learning rate"}, _TRAIN, exact=True),
+    Panel("Gradient norm", {"grad_norm": "norm"}, _TRAIN, main=False),
     Panel("Clip fraction", {"clip_fraction": "fraction"}, unit="rate", main=False),
     Panel("Informative groups", {"informative_groups": "groups"}, main=False),
     Panel("Identical segments", {"identical_segments": "segments"}, unit="rate", main=False),
     Panel("Largest expert load", {"expert_load_max": "load"}, main=False),
     Panel("Tokens per second", {"tokens_per_second": "tokens/s"}, main=False),
+    # In warm-up these three are the discriminator's: another network on another scale.
+    Panel("Loss in warm-up", {"loss": "loss"}, _WARMUP, main=False),
+    Panel(
+        "Learning rate in warm-up",
+        {"learning_rate": "learning rate"},
+        _WARMUP,
+        exact=True,
+        main=False,
+    ),
+    Panel("Gradient norm in warm-up", {"grad_norm": "norm"}, _WARMUP, main=False),
 )

@@ -5,9 +5,9 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from prism_api.errors import DataError
 from PIL import Image
 
+from prism_api.errors import DataError
 from prism_trainer.data.rows import ImageRef, Row
 from prism_trainer.engine.packing import Prompt, Tokens
 from prism_trainer.engine.rope import Grid, mrope_positions
@@ -55,7 +55,7 @@ class Encoder:
         ids = self._tokenizer(self._expand(text, grids), add_special_tokens=False)["input_ids"]
         tokens = np.array(ids, dtype=np.int64)
         positions = mrope_positions(tokens, grids, self._image_token_id, self._merge_size)
-        return Prompt(tokens, positions, pixels, grids)
+        return Prompt(tokens, positions, tokens == self._image_token_id, pixels, grids)
 
     def _pixels(self, row: Row) -> tuple[Any, tuple[Grid, ...]]:
         if not row.images:
@@ -84,8 +84,11 @@ class Encoder:
 def load_image(image: ImageRef, origin: str) -> Image.Image:
     """Decode an image fully; raises DataError naming the row if it is damaged or no image."""
     try:
-        source = io.BytesIO(image.content) if image.content is not None else image.path
-        with Image.open(source) as opened:
+        content = image.content
+        if content is None:
+            assert image.path is not None, "an image has bytes or a path"
+            content = image.path.read_bytes()
+        with Image.open(io.BytesIO(content)) as opened:
             return opened.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         name = image.path or "an embedded image"

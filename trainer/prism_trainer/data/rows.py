@@ -4,6 +4,7 @@ Layouts: SFT as LLaMA-Factory's `messages` + `images`; alignment and RLVR as the
 parquet (`prompt`, `images`, `teacher_caption`, `teacher_cot`, `reward_model`).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any, Literal
 
 from prism_api.errors import DataError
 from prism_api.resources import DataSource
-
 from prism_trainer.data.tables import RawRow, Table, open_table
-from prism_trainer.rewards.response import has_blocks
+
+_BLOCKS = re.compile("<caption>.*</caption>.*<think>.*</think>.*<answer>.*</answer>", re.DOTALL)
+"""Looser than the reward's check: a demonstration may have text around its blocks, as some teachers
+do."""
 
 Need = Literal["response", "teacher", "truth"]
 
@@ -50,7 +53,9 @@ class Dataset:
     def __init__(self, sources: Sequence[DataSource], need: Need) -> None:
         self._tables: list[Table] = [open_table(source.uri) for source in sources]
         self._need = need
-        self._index = [(t, i) for t in range(len(self._tables)) for i in range(len(self._tables[t]))]
+        self._index = [
+            (t, i) for t in range(len(self._tables)) for i in range(len(self._tables[t]))
+        ]
         for position in range(len(self)):
             self[position]
 
@@ -76,7 +81,10 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
         raise DataError(f"{origin}: {placeholders} <image> in the prompt but {len(images)} images")
     caption, reasoning = raw.get("teacher_caption"), raw.get("teacher_cot")
     if need == "teacher":
-        caption, reasoning = _text(raw, "teacher_caption", origin), _text(raw, "teacher_cot", origin)
+        caption, reasoning = (
+            _text(raw, "teacher_caption", origin),
+            _text(raw, "teacher_cot", origin),
+        )
         response = raw.get("teacher_response") or caption + "\n" + reasoning
         _check_blocks(response, origin, "the teacher's text")
     return Row(
@@ -120,7 +128,7 @@ def _demonstration(
 
 
 def _check_blocks(response: str, origin: str, what: str) -> None:
-    if not has_blocks(response):
+    if not _BLOCKS.search(response):
         raise DataError(
             f"{origin}: {what} lacks the three blocks <caption>, <think>, <answer> in this order; "
             f"it begins {response[:60]!r}"

@@ -2,8 +2,6 @@
 
 from functools import lru_cache
 
-import numpy as np
-
 from prism_trainer.engine.packing import Tokens
 from prism_trainer.seeds import numpy_generator
 

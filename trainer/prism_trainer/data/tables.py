@@ -1,12 +1,13 @@
 """Data files as sequences of plain rows: Parquet and JSON lines."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from prism_api.errors import DataError
 from prism_api.uris import local_path
 
@@ -32,9 +33,13 @@ class ParquetTable:
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: not a readable Parquet file ({error}); write it again") from None
-        groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        self._starts = [sum(groups[:i]) for i in range(len(groups) + 1)]
+            raise DataError(
+                f"{path}: not a readable Parquet file ({error}); write it again"
+            ) from None
+        groups = [
+            self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
+        ]
+        self._starts: list[int] = [sum(groups[:i]) for i in range(len(groups) + 1)]
         self._cached: tuple[int, pa.Table] | None = None
 
     def __len__(self) -> int:
@@ -85,7 +90,7 @@ class JsonLinesTable:
         return row
 
 
-_READERS = {".parquet": ParquetTable, ".jsonl": JsonLinesTable}
+_READERS: dict[str, Callable[[Path], Table]] = {".parquet": ParquetTable, ".jsonl": JsonLinesTable}
 
 
 def open_table(uri: str) -> Table:
@@ -96,7 +101,7 @@ def open_table(uri: str) -> Table:
         raise DataError(f"{path}: unknown kind of data file; give one of {', '.join(_READERS)}")
     if not path.is_file():
         raise DataError(f"{path}: no such data file; check the uri {uri}")
-    table: Table = reader(path)
+    table = reader(path)
     if len(table) == 0:
         raise DataError(f"{path}: has no rows; give a data set with at least one")
     return table

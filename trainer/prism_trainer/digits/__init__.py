@@ -1,8 +1,10 @@
-"""The quickstart's inputs, made on the spot: a tiny Qwen3-VL and questions about handwritten digits.
+"""The quickstart's inputs, made on the spot: a tiny Qwen3-VL and handwritten-digit questions.
 
-`python -m prism_trainer.digits --out DIR --seed N` is the only entrance; it knows nothing of runs or stages.
+`python -m prism_trainer.digits --out DIR --seed N` is the only entrance. Nothing here knows of runs
+or stages.
 
-images, questions -> scenes, teachers -> tables, faults    the data, without torch
+images, questions -> scenes, teachers -> tables, faults    the data sets, without torch
 tokenizer -> processor -> tiny_model                       the model
-folder                                                     both, written as one complete folder
+contents                                                   both, into an empty folder
+folder                                                     that folder, whole or not at all
 """

@@ -1,4 +1,4 @@
-"""Command line of the quickstart's inputs; parses, then calls `folder`, and says what came of it."""
+"""Command line of the quickstart's inputs: parses, has the folder made, says what came of it."""
 
 import argparse
 import sys
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prism_api.errors import PrismError
+from prism_trainer.digits.folder import About, ensure_folder
 
 DESCRIPTION = """\
 Make the quickstart's inputs: a tiny Qwen3-VL with random weights, and questions about pictures of
-handwritten digits for SFT, alignment, RLVR, validation and the held-out evaluation. Needs no network.
+handwritten digits for SFT, alignment, RLVR, validation and the held-out evaluation. Works offline.
 """
 EPILOG = """\
 The same seed gives the same bytes. A folder that is complete and of the same seed is left as it is;
@@ -20,17 +21,24 @@ one that holds anything else is refused (exit code 73) and not touched.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, an `ExitCode` of the contract."""
     options = _parser().parse_args(arguments)
-    # Importing transformers takes seconds, which --help and a mistyped option need not wait for.
-    from prism_trainer.digits.folder import ensure_folder
-
     try:
-        made = ensure_folder(options.out, options.seed)
+        made = ensure_folder(options.out, options.seed, _write)
     except PrismError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     state = "made" if made else "already complete"
     sys.stdout.write(f"{options.out}: {state}, seed {options.seed}\n")
     return 0
+
+
+def _write(folder: Path, seed: int) -> About:
+    # Importing torch takes seconds, which --help and a folder that is there need not wait for.
+    from transformers.utils import logging
+
+    from prism_trainer.digits.contents import write_contents
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return write_contents(folder, seed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,10 +56,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 2**31:
-        raise argparse.ArgumentTypeError("give a number from 0 to 2147483647")
-    return seed
+    if not (text.isascii() and text.isdigit() and int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 2147483647")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ class Faults:
     broken_format: float
     """Of all responses."""
     slips: float
-    """Of the responses in the format: answers that do not follow from the response's own caption."""
+    """Of the responses in the format: answers that contradict the response's own caption."""
     wrong_answers: float
-    """Of the responses in the format: answers that are wrong for the picture, for whatever reason."""
+    """Of the responses in the format: answers that are wrong for the picture."""
 
 
 def measure_faults(shown: Sequence[tuple[Scene, str]]) -> Faults:

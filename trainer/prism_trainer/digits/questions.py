@@ -81,7 +81,7 @@ QUESTIONS: tuple[Question, ...] = (
 
 
 def wrong_answers(answer: str) -> tuple[str, ...]:
-    """Slips that a careless solver could make instead of `answer`: the other letter, or off by 1 or 2."""
+    """What a slip can turn `answer` into: the other letter, or a number off by 1 or 2."""
     if answer in ("A", "B"):
         return ("B",) if answer == "A" else ("A",)
     value = int(answer)

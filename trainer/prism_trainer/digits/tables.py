@@ -1,4 +1,4 @@
-"""The data sets: which rows there are, how they are drawn from a seed, and their Parquet layouts."""
+"""The data sets: which there are, how their rows are drawn and laid out in Parquet. Pure."""
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +55,7 @@ def reference_row(scene: Scene) -> Row:
 
 
 def teacher_row(scene: Scene) -> Row:
-    """What alignment reads: a prompt row and the clean teacher's response, whole and in its parts."""
+    """What alignment reads: a reference row and the rest of the clean teacher's response."""
     teacher = demonstrate(scene.question, scene.digits, scene.answer)
     parts = {"teacher_cot": teacher.cot, "teacher_response": teacher.text}
     return {**reference_row(scene), **parts}
@@ -91,7 +91,7 @@ TABLES: tuple[TableSpec, ...] = (
 
 
 def draw_rows(spec: TableSpec, seed: int) -> Iterator[tuple[Scene, Row]]:
-    """The rows of one data set and the scenes they are about, a function of the spec and the seed."""
+    """The rows of one data set, each with its scene: a function of the spec and the seed."""
     # A stream per table: changing the size of one leaves the others as they are.
     rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
     digit_set = load_split(spec.split)

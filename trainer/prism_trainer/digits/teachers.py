@@ -9,7 +9,7 @@ from prism_trainer.digits.questions import Digits, Question, wrong_answers
 SEPARATOR = "\n"
 """Between the blocks of a response."""
 MISREADINGS = {1: 7, 3: 8, 4: 9, 5: 6}
-"""One-way: no digit is read as 1, 3, 4 or 5, so a misread caption differs in its digit counts too."""
+"""One-way: nothing is ever read as 1, 3, 4 or 5."""
 TAGS = ("<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -71,8 +71,8 @@ class Teacher:
 
 CURATED = Teacher()
 PUBLIC = Teacher(misreading_rate=0.7, wrong_answer_rate=0.1, sloppy_rate=0.04)
-"""Systematic misreading is what leaves alignment something to repair: with as many but random faults,
-SFT alone already captions 97 % of the digits right."""
+"""Misreading is systematic, since SFT sees through random faults: with a quarter of the digits
+misread at random it captions 97 % right, which leaves the later stages nothing to repair."""
 
 
 def _drop_tag(text: str, tag: str) -> str:

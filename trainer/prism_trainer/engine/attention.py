@@ -10,7 +10,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from prism_trainer.engine.layout import AttentionLayout, Bucket
 
 NAME = "prism_packed_flash"
-"""With "flash" in its name, transformers hands whole packs of images to it instead of looping over them."""
+"""With "flash" in its name, transformers hands whole packs of images to it instead of looping over
+them."""
 
 KeyValueSink = list[tuple[Tensor, Tensor]]
 
@@ -30,8 +31,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend within a pack.
 
-    query [1, heads, tokens, dim], key and value [1, kv_heads, tokens, dim]; returns [1, tokens, heads, dim].
-    The text tower's keys and values are appended to `kv_sink` (prefill of the generator).
+    query [1, heads, tokens, dim], key and value [1, kv_heads, tokens, dim]; returns [1, tokens,
+    heads, dim]. The text tower's keys and values are appended to `kv_sink` (prefill of the
+    generator).
     """
     is_text = bool(module.is_causal)
     layout = text_layout if is_text else vision_layout
@@ -77,10 +79,11 @@ def _varlen_attention(
         dtype = torch.get_autocast_dtype("cuda")
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     window = (-1, 0) if layout.causal else (-1, -1)
-    out: Tensor = varlen_attn(
+    out = varlen_attn(
         q, k, v, varlen.cu_queries, varlen.cu_keys, varlen.max_queries, varlen.max_keys,
         scale=scaling, window_size=window,
     )  # fmt: skip
+    assert isinstance(out, Tensor), "no auxiliary output was asked for"
     return out
 
 

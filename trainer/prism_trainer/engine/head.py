@@ -53,12 +53,14 @@ class _ChunkedLogprobs(torch.autograd.Function):
 def token_logprobs(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of its distribution, both float32 and differentiable.
+    """Log-probability of each target and entropy of its distribution, both float32 and
+    differentiable.
 
     hidden [targets, width], weight [vocabulary, width], targets [targets]; returns two [targets].
     """
     if len(targets) == 0:
         empty = hidden.sum(-1).float() * 0
         return empty, empty
-    logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, targets, 1.0 / temperature)
+    apply: Any = _ChunkedLogprobs.apply
+    logprobs, entropy = apply(hidden, weight, targets, 1.0 / temperature)
     return logprobs, entropy

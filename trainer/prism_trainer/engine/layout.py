@@ -1,9 +1,9 @@
 """Which tokens of a pack attend to which: segments with a shared prefix, laid out for the kernels.
 
-A segment attends to all tokens of its prefix and, causally, to itself. A prompt is a segment without
-prefix; each response of a group is a segment whose prefix is that prompt. On a GPU this is one
-variable-length kernel call with bottom-right aligned causality; on a CPU, segments of similar length
-are attended to in one masked batch (padding exists inside the attention only).
+A segment attends to all tokens of its prefix and, causally, to itself. A prompt is a segment
+without prefix; each response of a group is a segment whose prefix is that prompt. On a GPU this is
+one variable-length kernel call with bottom-right aligned causality; on a CPU, segments of similar
+length are attended to in one masked batch (padding exists inside the attention only).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ _MAX_SCORES = 1 << 24
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens [start, start + length) of the pack, seeing [prefix_start, prefix_start + prefix_length) too."""
+    """Tokens [start, start + length) of the pack, seeing [prefix_start, prefix_start +
+    prefix_length) too."""
 
     start: int
     length: int
@@ -140,7 +141,11 @@ def _varlen(segments: Sequence[Segment], device: torch.device) -> VarlenLayout:
         ]
         index = torch.from_numpy(np.concatenate(parts)).to(device)
     return VarlenLayout(
-        index, _cumulative(lengths, device), _cumulative(totals, device), int(lengths.max()), int(totals.max())
+        index,
+        _cumulative(lengths, device),
+        _cumulative(totals, device),
+        int(lengths.max()),
+        int(totals.max()),
     )
 
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from prism_api.errors import NonFiniteLoss
-from prism_api.optimization import Optimization
 from torch import Tensor, nn
 
+from prism_api.errors import NonFiniteLoss
+from prism_api.optimization import Optimization
 from prism_trainer.distributed import Ranks
 
 
@@ -40,7 +40,10 @@ class Optimizer:
         self.parameters = list(parameters)
         self._buffer = self._flat_gradients()
         groups = [
-            {"params": [p for p in self.parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+            {
+                "params": [p for p in self.parameters if p.dim() >= 2],
+                "weight_decay": settings.weight_decay,
+            },
             {"params": [p for p in self.parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
@@ -60,8 +63,8 @@ class Optimizer:
     def step(self, step: int, loss: float) -> tuple[float, float]:
         """Sum gradients over processes, clip, update; returns gradient norm and learning rate.
 
-        Raises NonFiniteLoss, in every process and before anything changes, if the loss or a gradient
-        is not finite in any.
+        Raises NonFiniteLoss, in every process and before anything changes, if the loss or a
+        gradient is not finite in any.
         """
         self.ranks.sum_(self._buffer)
         norm = float(self._buffer.norm())
@@ -79,7 +82,7 @@ class Optimizer:
         self._adamw.step()
         return norm, rate
 
-    def state(self, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
+    def state(self, names: dict[Tensor, str]) -> dict[str, Tensor]:
         """Moments and step counts by parameter name."""
         return {
             f"{names[parameter]}.{key}": value
@@ -87,7 +90,7 @@ class Optimizer:
             for key, value in slots.items()
         }
 
-    def load_state(self, state: dict[str, Tensor], names: dict[nn.Parameter, str]) -> None:
+    def load_state(self, state: dict[str, Tensor], names: dict[Tensor, str]) -> None:
         """Restore what `state` gave."""
         if not state:
             return

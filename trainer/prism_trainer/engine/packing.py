@@ -23,6 +23,8 @@ class Prompt:
     """[tokens], image placeholders expanded."""
     positions: Tokens
     """[3, tokens] M-RoPE positions."""
+    is_image: NDArray[np.bool_]
+    """[tokens] where image features go; a policy may also write the placeholder token itself."""
     pixel_values: Tensor | None = None
     """[patches, patch_size], all images one after the other."""
     grids: tuple[Grid, ...] = ()
@@ -60,6 +62,8 @@ class Pack:
     vision_layout: AttentionLayout | None
     pixel_values: Tensor | None
     grid_thw: Tensor | None
+    image_mask: Tensor | None
+    """[1, tokens] where image features replace embeddings; none without images."""
     source_index: Tensor
     """[targets] the token whose hidden state predicts each target."""
     targets: Tensor
@@ -88,8 +92,8 @@ class Pack:
 def split_into_packs(groups: Sequence[Group], max_tokens: int) -> list[list[Group]]:
     """Fill packs in order, each with at most `max_tokens` tokens.
 
-    A group that is larger than a pack is divided and its prompt repeated; a single continuation that
-    is larger gets a pack of its own.
+    A group that is larger than a pack is divided and its prompt repeated; a single continuation
+    that is larger gets a pack of its own.
     """
     packs: list[list[Group]] = []
     room = 0
@@ -121,6 +125,7 @@ def build_pack(groups: Sequence[Group], device: torch.device | None = None) -> P
     device = device or torch.device("cpu")
     tokens: list[Tokens] = []
     positions: list[Tokens] = []
+    is_image: list[NDArray[np.bool_]] = []
     segments: list[Segment] = []
     sources: list[Tokens] = []
     classes: list[Tokens] = []
@@ -132,6 +137,7 @@ def build_pack(groups: Sequence[Group], device: torch.device | None = None) -> P
         cursor += size
         tokens.append(prompt.token_ids)
         positions.append(prompt.positions)
+        is_image.append(prompt.is_image)
         classes.append(np.full(size, -1))
         own_row = len(group.continuations) == 1
         if not own_row:
@@ -140,6 +146,7 @@ def build_pack(groups: Sequence[Group], device: torch.device | None = None) -> P
             length = len(continuation)
             tokens.append(continuation)
             positions.append(np.tile(prompt.next_position + np.arange(length), (3, 1)))
+            is_image.append(np.zeros(length, dtype=np.bool_))
             classes.append(np.full(length, group.classes[i] if group.classes else 0))
             shared = Segment(cursor, length, start, size)
             segments.append(Segment(start, size + length) if own_row else shared)
@@ -157,6 +164,9 @@ def build_pack(groups: Sequence[Group], device: torch.device | None = None) -> P
         vision_layout=vision,
         pixel_values=pixels,
         grid_thw=grids,
+        image_mask=None
+        if pixels is None
+        else torch.from_numpy(np.concatenate(is_image))[None].to(device),
         source_index=_tensor(np.concatenate([*sources, np.empty(0, np.int64)]), device),
         targets=_tensor(np.concatenate([*continuations, np.empty(0, np.int64)]), device),
         lengths=tuple(len(c) for c in continuations),

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from prism_trainer.distributed import Ranks
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.attention import KeyValueSink
 from prism_trainer.engine.head import token_logprobs
+from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.packing import Group, Pack, build_pack, split_into_packs
 
 
@@ -24,18 +24,32 @@ class StepReport:
     num_tokens: int
 
 
-def hidden_states(
-    model: PreTrainedModel, pack: Pack, kv_sink: KeyValueSink | None = None
-) -> Tensor:
-    """Final hidden states [tokens, width] of a pack; `model` is the tower without its head."""
-    output = model(
-        input_ids=pack.input_ids,
+def hidden_states(model: Any, pack: Pack, kv_sink: KeyValueSink | None = None) -> Tensor:
+    """Final hidden states [tokens, width] of a pack; `model` is the tower without its head.
+
+    Image features go where the prompts have them. (transformers' own forward puts them wherever the
+    placeholder token stands, and fails when a policy writes that token in a response.)
+    """
+    embeddings = model.get_input_embeddings()(pack.input_ids)
+    deepstack = None
+    if pack.image_mask is not None:
+        features = model.get_image_features(
+            pack.pixel_values,
+            pack.grid_thw,
+            return_dict=True,
+            text_layout=pack.text_layout,
+            vision_layout=pack.vision_layout,
+        )
+        image = torch.cat(list(features.pooler_output)).to(embeddings.dtype)
+        embeddings = embeddings.masked_scatter(pack.image_mask[..., None], image)
+        deepstack = [torch.cat(list(level)) for level in features.deepstack_features]
+    output = model.language_model(
+        inputs_embeds=embeddings,
         position_ids=pack.position_ids,
-        pixel_values=pack.pixel_values,
-        image_grid_thw=pack.grid_thw,
+        visual_pos_masks=pack.image_mask,
+        deepstack_visual_embeds=deepstack,
         use_cache=False,
         text_layout=pack.text_layout,
-        vision_layout=pack.vision_layout,
         kv_sink=kv_sink,
     )
     hidden: Tensor = output.last_hidden_state[0]
@@ -45,11 +59,19 @@ def hidden_states(
 class Network:
     """A trained model: packs in, gradient steps out. Holds no algorithm."""
 
-    def __init__(self, model: nn.Module, ranks: Ranks, precision: str, max_tokens: int) -> None:
-        self.model, self.ranks, self.max_tokens = model, ranks, max_tokens
+    def __init__(self, model: Any, ranks: Ranks, precision: str, max_tokens: int) -> None:
+        self.model: Any = model
+        self.ranks, self.max_tokens = ranks, max_tokens
         self._autocast = precision == "bf16" and ranks.device.type == "cuda"
         self.optimizer: Optimizer | None = None
-        self.names = {parameter: name for name, parameter in model.named_parameters()}
+        self.names: dict[Tensor, str] = {
+            parameter: name for name, parameter in model.named_parameters()
+        }
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """Parameters that are not frozen."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def packs(self, groups: Sequence[Group]) -> list[Pack]:
         """Packs of at most `max_tokens` tokens, in order."""
@@ -74,7 +96,7 @@ class Network:
         for i, pack in enumerate(packs):
             with self.autocast():
                 loss = loss_of(i, pack)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach().double().cpu()
         loss_sum, tokens = self.ranks.sum_floats(float(total), sum(p.num_tokens for p in packs))
         norm, rate = self.optimizer.step(step, loss_sum)

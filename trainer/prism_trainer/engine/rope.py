@@ -38,4 +38,6 @@ def mrope_positions(
 
 
 def _grid_positions(t: int, h: int, w: int) -> NDArray[np.int64]:
-    return np.stack(np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")).reshape(3, -1)
+    return np.stack(np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")).reshape(
+        3, -1
+    )

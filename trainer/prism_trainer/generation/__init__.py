@@ -1,1 +1,2 @@
-"""The in-process generator: batched decoding with a key-value cache, prompts encoded once per group."""
+"""The in-process generator: batched decoding with a key-value cache, prompts encoded once per
+group."""

@@ -1,13 +1,14 @@
 """Decodes one batch of sequences token by token over a static key-value cache.
 
-Prompts are right-aligned in the cache, so that every sequence writes its n-th token at the same slot
-and a step needs no gather; what lies left of a shorter prompt is masked.
+Prompts are right-aligned in the cache, so that every sequence writes its n-th token at the same
+slot and a step needs no gather; what lies left of a shorter prompt is masked.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from prism_trainer.engine.packing import Group, Pack, Prompt, build_pack
@@ -20,7 +21,7 @@ class Decoder:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         weights: DecoderWeights,
         prompts: Sequence[Prompt],
         sequence_prompts: Tensor,
@@ -35,17 +36,20 @@ class Decoder:
         first, caches = self._prefill(model, pack, prompts, max_tokens)
         self._caches = [cache.index_select(1, sequence_prompts) for cache in caches]
         self.logits = linear(first, weights.head).index_select(0, sequence_prompts)
-        self._mask = self._prompt_mask(prompts, max_tokens).to(device).index_select(0, sequence_prompts)
+        self._mask = (
+            self._prompt_mask(prompts, max_tokens).to(device).index_select(0, sequence_prompts)
+        )
         positions = torch.tensor([p.next_position for p in prompts], device=device)
         self._positions = positions.index_select(0, sequence_prompts)
         self._cos, self._sin = self._rope_table(model, int(positions.max()) + max_tokens)
 
     def _prefill(
-        self, model: nn.Module, pack: Pack, prompts: Sequence[Prompt], max_tokens: int
+        self, model: Any, pack: Pack, prompts: Sequence[Prompt], max_tokens: int
     ) -> tuple[Tensor, list[Tensor]]:
-        """Last hidden state per prompt, and per layer a cache [2, prompts, kv_heads, slots, dim]."""
+        """Last hidden state per prompt, and per layer a cache [2, prompts, kv_heads, slots,
+        dim]."""
         sink: list[tuple[Tensor, Tensor]] = []
-        hidden = hidden_states(model.model, pack, kv_sink=sink)  # type: ignore[arg-type]
+        hidden = hidden_states(model.model, pack, kv_sink=sink)
         shape = (2, len(prompts), self.weights.kv_heads, self._slot + max_tokens, self.weights.dim)
         caches = [hidden.new_zeros(shape) for _ in sink]
         start, ends = 0, []
@@ -67,11 +71,11 @@ class Decoder:
         return mask
 
     @staticmethod
-    def _rope_table(model: nn.Module, length: int) -> tuple[Tensor, Tensor]:
+    def _rope_table(model: Any, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines per position; generated text has equal positions on all axes."""
-        rotary = model.model.language_model.rotary_emb  # type: ignore[union-attr]
-        positions = torch.arange(length, device=rotary.inv_freq.device).expand(3, 1, -1)  # type: ignore[union-attr,arg-type]
-        cos, sin = rotary(torch.zeros(1, device=positions.device), positions)  # type: ignore[operator]
+        rotary = model.model.language_model.rotary_emb
+        positions = torch.arange(length, device=rotary.inv_freq.device).expand(3, 1, -1)
+        cos, sin = rotary(torch.zeros(1, device=positions.device), positions)
         half = sin.shape[-1] // 2
         return cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
 
@@ -82,7 +86,9 @@ class Decoder:
         cos = self._cos.index_select(0, self._positions)[:, None]
         sin = self._sin.index_select(0, self._positions)[:, None]
         for layer, cache in zip(w.layers, self._caches, strict=True):
-            x = x + self._attend(layer, cache, rms_norm(x, x.shape[-1:], layer.input_norm, w.eps), cos, sin)
+            x = x + self._attend(
+                layer, cache, rms_norm(x, x.shape[-1:], layer.input_norm, w.eps), cos, sin
+            )
             gate, up = linear(
                 rms_norm(x, x.shape[-1:], layer.mlp_norm, w.eps), layer.gate_up
             ).chunk(2, dim=-1)
@@ -91,7 +97,9 @@ class Decoder:
         self._slot += 1
         self._positions = self._positions + 1
 
-    def _attend(self, layer: LayerWeights, cache: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _attend(
+        self, layer: LayerWeights, cache: Tensor, x: Tensor, cos: Tensor, sin: Tensor
+    ) -> Tensor:
         w = self.weights
         batch, both = len(x), w.heads + w.kv_heads
         qkv = linear(x, layer.qkv).view(batch, both + w.kv_heads, w.dim)

@@ -92,7 +92,10 @@ class InProcessGenerator:
         ids, scores = tokens.cpu().numpy(), logprobs.float().cpu().numpy()
         return [
             Completion(
-                ids[i, :n].copy(), scores[i, :n].copy(), bool(ids[i, n - 1] == self._eos_id), self._version
+                ids[i, :n].copy(),
+                scores[i, :n].copy(),
+                bool(ids[i, n - 1] == self._eos_id),
+                self._version,
             )
             for i, n in enumerate(lengths.tolist())
         ]

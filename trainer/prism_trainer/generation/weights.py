@@ -1,10 +1,11 @@
-"""The text tower's weights, fused for decoding: one matrix product where the layers have several."""
+"""The text tower's weights, fused for decoding: one matrix product where the layers have
+several."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class DecoderWeights:
     eps: float
 
 
-def snapshot(model: nn.Module) -> DecoderWeights:
+def snapshot(model: Any) -> DecoderWeights:
     """Fuse the current weights; the copy is small against one batch of decoding."""
-    text: Any = model.model.language_model
+    text = model.model.language_model
     config = text.config
     return DecoderWeights(
         layers=tuple(_layer(layer, config) for layer in text.layers),

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from prism_api.stages import Discriminator
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from prism_api.stages import Discriminator
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class PairScores:
 def pair_loss(
     scores: PairScores, total_pairs: float, total_prompts: float, settings: Discriminator
 ) -> Tensor:
-    """Loss of one prompt's pairs; sums over prompts give the batch's loss (reference `dp_critic.py`).
+    """Loss of one prompt's pairs; sums over prompts give the batch's loss (reference
+    `dp_critic.py`).
 
     Per component, the mean over all pairs of -log sigmoid(teacher - student); plus the mean squared
     score, a quarter per component and side. Without any pair in the batch, the small teacher-only
@@ -43,10 +45,10 @@ def _clip(scores: Tensor, settings: Discriminator) -> Tensor:
 def load_balance_loss(probabilities: Tensor, shares: Tensor, total_tokens: float) -> Tensor:
     """Switch-style balance of one layer, experts x sum over experts of share x mean probability.
 
-    probabilities [tokens, experts] with gradient; shares [experts] of the whole batch, detached: the
-    mean number of the token's choices that fall on each expert. Equals the number of choices per
-    token when balanced (arXiv 2101.03961, equation 4). Linear in the tokens given the shares, so
-    that splitting the batch changes nothing.
+    probabilities [tokens, experts] with gradient; shares [experts] of the whole batch, detached:
+    the mean number of the token's choices that fall on each expert. Equals the number of choices
+    per token when balanced (arXiv 2101.03961, equation 4). Linear in the tokens given the shares,
+    so that splitting the batch changes nothing.
     """
     mean_probability = probabilities.sum(0) / total_tokens
     return shares.numel() * torch.dot(shares.to(mean_probability.dtype), mean_probability)

@@ -1,4 +1,4 @@
-"""Policy-gradient losses: GRPO, DAPO and GSPO as rows of one table.
+"""Policy-gradient losses: GRPO, DAPO and GSPO as rows of `prism_api.algorithms`.
 
 Shapes: T targets (tokens of all responses of a pack, one after the other), R responses.
 """
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from prism_api.stages import Algorithm
 from torch import Tensor
+
+from prism_api.algorithms import ALGORITHM_ROWS
+from prism_api.stages import RlvrStage
 
 _MAX_LOG_RATIO = 20.0
 _MAX_SEQUENCE_LOG_RATIO = 10.0
@@ -24,21 +26,29 @@ class PolicyObjective:
     """`token`: over all tokens of the batch; `sequence`: over responses of their token means."""
     clip_low: float
     clip_high: float
-    dual_clip: float | None
-    """With a negative advantage the loss is at most this many times -advantage."""
+    dual_clip: float = 0.0
+    """With a negative advantage the loss is at most this many times -advantage; 0: no such
+    limit."""
 
 
-OBJECTIVES: dict[Algorithm, PolicyObjective] = {
-    "grpo": PolicyObjective("token", "token", 0.2, 0.2, 3.0),
-    "dapo": PolicyObjective("token", "token", 0.2, 0.28, 10.0),
-    "gspo": PolicyObjective("sequence", "sequence", 3e-4, 4e-4, None),
-}
-"""Published settings (reference launch scripts; GSPO: arXiv 2507.18071, section 5)."""
+def objective_of(stage: RlvrStage) -> PolicyObjective:
+    """The algorithm's row with the stage's own clips, which the planner has resolved."""
+    row = ALGORITHM_ROWS[stage.algorithm]
+    assert stage.clip_low is not None, "resolved by the planner"
+    assert stage.clip_high is not None, "resolved by the planner"
+    return PolicyObjective(
+        row.ratio, row.average, stage.clip_low, stage.clip_high, stage.dual_clip or 0.0
+    )
+
+
+ON_POLICY = PolicyObjective("token", "token", 0.2, 0.2)
+"""For one update per batch: every ratio is 1 and no clip acts (alignment)."""
 
 
 @dataclass(frozen=True)
 class PolicyLossInputs:
-    """What the caller has prepared: no token is masked any more, counts are over the whole batch."""
+    """What the caller has prepared: no token is masked any more, counts are over the whole
+    batch."""
 
     logprobs: Tensor
     """[T], with gradient."""
@@ -76,7 +86,7 @@ def policy_loss(inputs: PolicyLossInputs, objective: PolicyObjective) -> PolicyL
     clipped_ratio = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high)
     plain, clipped = -advantages * ratio, -advantages * clipped_ratio
     losses = torch.maximum(plain, clipped)
-    if objective.dual_clip is not None:
+    if objective.dual_clip:
         ceiling = -advantages * objective.dual_clip
         losses = torch.where(advantages < 0, torch.minimum(losses, ceiling), losses)
     loss = (losses * _token_weights(inputs, objective)).sum()

@@ -1,0 +1,59 @@
+# Everything a contributor or CI runs; `make help` lists it.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
+
+.PHONY: help
+help: ## List all targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(READY): requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## Make the environment in .venv (done once; other targets do it too)
+
+.PHONY: demo
+demo: setup ## Run the quickstart: SFT, alignment, RLVR of a tiny model; report in runs/quickstart
+	$(BIN)/prism run examples/quickstart.yaml
+
+.PHONY: fmt
+fmt: setup ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: verify
+verify: setup ## Check format, lint, types, import contracts and examples
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@for file in examples/*.yaml; do $(BIN)/prism validate $$file || exit 1; done
+
+.PHONY: test
+test: setup ## Run the tests that take minutes in all
+	$(BIN)/pytest
+
+.PHONY: test-resume
+test-resume: setup ## Kill a run at 20 random moments; its weights must equal an undisturbed run's
+	$(BIN)/python -m tests.resume.kill_and_resume
+
+.PHONY: bench-generate
+bench-generate: setup ## Compare in-process generation with transformers' generate
+	$(BIN)/python tests/benchmarks/bench_generate.py
+
+.PHONY: figures
+figures: setup ## Reproduce the README's figures: seeds 0, 1, 2, both routings, baseline, control
+	$(BIN)/python tests/benchmarks/figures.py
+
+.PHONY: lock
+lock: ## Compile requirements/dev.txt anew (maintainers; needs uv)
+	uv pip compile pyproject.toml --extra local --extra trainer --extra dev --universal \
+	  --python-version 3.11 --no-header --no-annotate -c requirements/constraints.txt \
+	  -o requirements/dev.txt

@@ -1,0 +1,85 @@
+"""What distinguishes the RLVR algorithms: one row of published settings each.
+
+Source: the reference code's launch scripts (arXiv 2604.28123); GSPO: arXiv 2507.18071; DAPO:
+arXiv 2503.14476.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prism_api.stages import Algorithm, Overlong, RlvrStage
+
+
+@dataclass(frozen=True)
+class AlgorithmRow:
+    """Parts of the loss, and defaults of the fields that a user left out."""
+
+    ratio: Literal["token", "sequence"]
+    """Importance ratio of each token, or the geometric mean over the response."""
+    average: Literal["token", "sequence"]
+    """Loss averaged over all tokens of the batch, or over responses of their token means."""
+    clip_low: float
+    clip_high: float
+    dual_clip: float
+    dynamic_sampling: bool = False
+    overlong: Overlong | None = None
+    weight_decay: float = 0.01
+    warmup_steps: int | None = None
+    warmup_ratio: float | None = None
+    max_tokens_per_pack: int = 10240
+
+
+_OVERLONG = Overlong()
+
+ALGORITHM_ROWS: dict[Algorithm, AlgorithmRow] = {
+    "grpo": AlgorithmRow("token", "token", 0.2, 0.2, 3.0),
+    "dapo": AlgorithmRow(
+        "token",
+        "token",
+        0.2,
+        0.28,
+        10.0,
+        dynamic_sampling=True,
+        overlong=_OVERLONG,
+        weight_decay=0.1,
+        warmup_steps=10,
+    ),
+    "gspo": AlgorithmRow(
+        "sequence",
+        "sequence",
+        3e-4,
+        4e-4,
+        0.0,
+        weight_decay=0.1,
+        warmup_ratio=0.05,
+        max_tokens_per_pack=20480,
+    ),
+}
+
+_FIELDS = (
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "dynamic_sampling",
+    "overlong",
+    "weight_decay",
+    "max_tokens_per_pack",
+)
+
+
+def resolve_rlvr(stage: RlvrStage) -> RlvrStage:
+    """Fill every field that the user left out with the algorithm's published value."""
+    row = ALGORITHM_ROWS[stage.algorithm]
+    absent: dict[str, Any] = {
+        name: getattr(row, name) for name in _FIELDS if name not in stage.model_fields_set
+    }
+    if not {"warmup_steps", "warmup_ratio"} & stage.model_fields_set:
+        absent |= {"warmup_steps": row.warmup_steps, "warmup_ratio": row.warmup_ratio}
+    if absent.get("overlong"):
+        buffer_tokens = min(_OVERLONG.buffer_tokens, stage.max_response_tokens // 2)
+        absent["overlong"] = Overlong(buffer_tokens=buffer_tokens)
+    resolved = stage.model_copy(update=absent)
+    if resolved.dynamic_sampling and resolved.generation_batch_size is None:
+        size = 3 * stage.batch_size
+        resolved = resolved.model_copy(update={"generation_batch_size": size})
+    return resolved

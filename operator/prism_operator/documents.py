@@ -1,0 +1,53 @@
+"""Reads PrismRun documents: YAML 1.2 numbers, no duplicate keys, clear errors."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prism_api.base import parse
+from prism_api.errors import FieldProblem, SpecError
+from prism_api.run import PrismRun
+
+_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+
+class _Loader(yaml.SafeLoader):
+    """As Kubernetes reads YAML: 1e-5 is a number, and a key may occur once."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"the key {key!r} occurs twice in the mapping at line {line}")
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_run(path: Path) -> PrismRun:
+    """The PrismRun in a file; raises SpecError with every problem found."""
+    try:
+        document = yaml.load(path.read_text(), Loader=_Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(
+            [FieldProblem(str(path), f"cannot be read ({error})", "check the path")]
+        ) from None
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split())
+        raise SpecError(
+            [FieldProblem(str(path), f"is not YAML ({text})", "mend the file")]
+        ) from None
+    if not isinstance(document, dict):
+        problem = FieldProblem(
+            "$", "is not a mapping", "start with apiVersion, kind, metadata, spec"
+        )
+        raise SpecError([problem], str(path))
+    return parse(PrismRun, document, str(path))

@@ -1,0 +1,1 @@
+"""The local runner: the same plan, executed by subprocesses on this machine."""

@@ -1,0 +1,149 @@
+"""Carries out actions of the plan as subprocesses, and observes what became of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prism_api.base import parse_json
+from prism_api.errors import SpecError, StoreError
+from prism_api.names import RESULT_FILE, StageKind
+from prism_api.stage_config import StageResult
+from prism_operator.local.folder import RunFolder
+from prism_operator.planning.decide import StartAttempt, StopAttempt
+from prism_operator.planning.observation import AttemptObserved, RunObserved
+from prism_operator.planning.plan import Plan, TrainStep
+from prism_store.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an attempt reported last."""
+
+    stage: StageKind
+    phase: str
+    step: int
+    steps: int
+    eta_seconds: float | None
+    metrics: dict[str, float]
+
+
+class LocalExecutor:
+    """Attempts of this invocation are processes; those of earlier ones are only folders."""
+
+    def __init__(self, plan: Plan, folder: RunFolder) -> None:
+        self._plan, self._folder = plan, folder
+        self._steps = {step.kind: step for step in plan.train_steps}
+        self._processes: dict[tuple[StageKind, int], subprocess.Popen[bytes]] = {}
+        self._observed: dict[tuple[StageKind, int], AttemptObserved] = {}
+        self._stopping: set[tuple[StageKind, int]] = set()
+
+    def observe(self, suspend: bool) -> RunObserved:
+        """Everything that `decide` needs to know."""
+        attempts = {}
+        results = {}
+        for kind, step in self._steps.items():
+            numbers = self._folder.attempts(kind)
+            attempts[kind] = tuple(self._attempt(kind, number) for number in numbers)
+            result = _newest_result(open_store(step.stage_uri), step)
+            if result is not None:
+                results[kind] = result
+        return RunObserved(attempts, results, suspend)
+
+    def _attempt(self, kind: StageKind, number: int) -> AttemptObserved:
+        process = self._processes.get((kind, number))
+        if process is None:
+            return AttemptObserved(number, "interrupted")
+        observed = self._observed[kind, number]
+        if observed.state == "running":
+            code = process.poll()
+            observed = replace(observed, has_stepped=self.progress(kind, number) is not None)
+            if code is not None:
+                message = self._message(kind, number)
+                now = time.time()
+                observed = replace(
+                    observed, state="ended", exit_code=code, message=message, ended_at=now
+                )
+            self._observed[kind, number] = observed
+        return observed
+
+    def start(self, action: StartAttempt) -> None:
+        """Write the stage's config and start its launcher, out of reach of the terminal's
+        Ctrl-C."""
+        work = self._folder.work(action.kind, action.attempt)
+        work.mkdir(parents=True, exist_ok=True)
+        config = self._steps[action.kind].config(action.attempt, action.init_from)
+        config_path = work / "stage.json"
+        config_path.write_text(config.to_json())
+        command = [sys.executable, "-m", "prism_trainer.launch"]
+        with (work / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, f"--config={config_path}", f"--work-folder={work}"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=_environment(work),
+                start_new_session=True,
+            )
+        key = (action.kind, action.attempt)
+        self._processes[key] = process
+        self._observed[key] = AttemptObserved(action.attempt, "running", started_at=time.time())
+
+    def stop(self, action: StopAttempt) -> None:
+        """Ask an attempt to save itself; asking again changes nothing."""
+        key = (action.kind, action.attempt)
+        if key not in self._stopping:
+            self._stopping.add(key)
+            self._processes[key].send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End everything that still runs, at once."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def progress(self, kind: StageKind, number: int) -> Progress | None:
+        """The newest report of an attempt, if there is one."""
+        path = self._folder.work(kind, number) / "progress.json"
+        try:
+            document: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return None
+        return Progress(**document)
+
+    def _message(self, kind: StageKind, number: int) -> str:
+        work = self._folder.work(kind, number)
+        outcome = work / "outcome.json"
+        message = json.loads(outcome.read_text())["message"] if outcome.is_file() else ""
+        return message or f"the launcher was killed; see {work / 'log.txt'}"
+
+    def running(self) -> Iterator[tuple[StageKind, int]]:
+        """Attempts that have not ended yet."""
+        for key, observed in self._observed.items():
+            if observed.state == "running":
+                yield key
+
+
+def _newest_result(store: Store, step: TrainStep) -> StageResult | None:
+    """The stage's result, if any attempt has left one; raises StoreError if it cannot be read."""
+    for name in reversed(store.names("")):
+        key = f"{name}/{RESULT_FILE}"
+        if store.exists(key):
+            try:
+                return parse_json(StageResult, store.get(key), f"{step.stage_uri}/{key}")
+            except SpecError as error:
+                raise StoreError(f"{error}\ndelete the file to do the stage's end again") from None
+    return None
+
+
+def _environment(work: Path) -> dict[str, str]:
+    """Caches of libraries stay in the run's folder instead of littering home and /tmp."""
+    caches = {"TMPDIR": work, "TORCHINDUCTOR_CACHE_DIR": work / "inductor"}
+    return {**os.environ, **{name: str(path) for name, path in caches.items()}}

@@ -1,0 +1,226 @@
+"""decide(plan, policy, observed, now): the whole state machine of a run, pure.
+
+Level-triggered: the decision depends only on what is there, never on how it came to be, so that a
+restarted executor goes on as if nothing had happened.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from prism_api.checkpoint import CheckpointRef
+from prism_api.exit_codes import NEEDS_HELP, PERMANENT, ExitCode
+from prism_api.names import StageKind
+from prism_api.resources import FailurePolicy
+from prism_api.stage_config import StageResult
+from prism_operator.planning.observation import AttemptObserved, RunObserved
+from prism_operator.planning.plan import Plan, TrainStep
+
+_MAX_BACKOFF_SECONDS = 300.0
+_POLL_SECONDS = 30.0
+
+
+class State(StrEnum):
+    """Where a stage, or a run, stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    STOPPING = "Stopping"
+    SUSPENDED = "Suspended"
+    BLOCKED = "Blocked"
+    FAILED = "Failed"
+    SUCCEEDED = "Succeeded"
+
+
+@dataclass(frozen=True)
+class StartAttempt:
+    """Start an attempt of a stage from a verified checkpoint, or from the run's model."""
+
+    kind: StageKind
+    attempt: int
+    init_from: CheckpointRef | None
+
+
+@dataclass(frozen=True)
+class StopAttempt:
+    """Ask a running attempt to save itself and end."""
+
+    kind: StageKind
+    attempt: int
+    reason: str
+
+
+Action = StartAttempt | StopAttempt
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Status of one stage."""
+
+    state: State
+    attempt: int = 0
+    faults: int = 0
+    """Attempts that failed by their own fault."""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, what to show, and when to look again if nothing happens."""
+
+    state: State
+    stages: dict[StageKind, StageStatus]
+    actions: tuple[Action, ...] = ()
+    message: str = ""
+    exit_code: ExitCode | None = None
+    """Of the attempt that decided a failed or blocked run."""
+    requeue_after_seconds: float | None = field(default=None)
+
+
+def decide(plan: Plan, policy: FailurePolicy, observed: RunObserved, now: float) -> Decision:
+    """The next actions of a run: at most one attempt of one stage runs at any time."""
+    stages: dict[StageKind, StageStatus] = {}
+    previous: StageResult | None = None
+    for step in plan.train_steps:
+        attempts = observed.attempts.get(step.kind, ())
+        result = observed.results.get(step.kind)
+        if result is not None and _is_proof(result, step):
+            stages[step.kind] = StageStatus(
+                State.SUCCEEDED, result.attempt, _faults(attempts, policy)
+            )
+            previous = result
+            continue
+        decision = _decide_stage(step, policy, attempts, previous, observed.suspend, now)
+        rest = {
+            s.kind: StageStatus(State.PENDING) for s in plan.train_steps if s.kind not in stages
+        }
+        decision.stages.update(stages | {k: v for k, v in rest.items() if k != step.kind})
+        return decision
+    return Decision(State.SUCCEEDED, stages)
+
+
+def _is_proof(result: StageResult, step: TrainStep) -> bool:
+    """Whether the result is of this very stage of this very run."""
+    return result.run.uid == step.run.uid and result.kind == step.kind
+
+
+def _decide_stage(
+    step: TrainStep,
+    policy: FailurePolicy,
+    attempts: Sequence[AttemptObserved],
+    previous: StageResult | None,
+    suspend: bool,
+    now: float,
+) -> Decision:
+    last = attempts[-1] if attempts else None
+    if last is not None and last.state == "running":
+        return _watch(step, policy, attempts, suspend, now)
+    if suspend:
+        return _settled(
+            step, policy, State.SUSPENDED, attempts, "stopped; the last checkpoint is kept"
+        )
+    if last is not None and last.state == "ended":
+        verdict = _judge(step, policy, attempts, now)
+        if verdict is not None:
+            return verdict
+    number = last.number + 1 if last else 1
+    start = StartAttempt(step.kind, number, previous.checkpoint if previous else None)
+    status = StageStatus(State.RUNNING, number, _faults(attempts, policy))
+    return Decision(
+        State.RUNNING, {step.kind: status}, (start,), requeue_after_seconds=_POLL_SECONDS
+    )
+
+
+def _watch(
+    step: TrainStep,
+    policy: FailurePolicy,
+    attempts: Sequence[AttemptObserved],
+    suspend: bool,
+    now: float,
+) -> Decision:
+    """A running attempt goes on, unless the user or a deadline wants it stopped."""
+    last = attempts[-1]
+    reason = _reason_to_stop(policy, attempts, suspend, now)
+    state = State.STOPPING if reason else State.RUNNING
+    status = StageStatus(state, last.number, _faults(attempts, policy), reason)
+    actions = (StopAttempt(step.kind, last.number, reason),) if reason else ()
+    return Decision(
+        state, {step.kind: status}, actions, reason, requeue_after_seconds=_POLL_SECONDS
+    )
+
+
+def _reason_to_stop(
+    policy: FailurePolicy, attempts: Sequence[AttemptObserved], suspend: bool, now: float
+) -> str:
+    last = attempts[-1]
+    if suspend:
+        return "suspended"
+    if not last.has_stepped and now - last.started_at > policy.start_deadline_seconds:
+        return f"no step within startDeadlineSeconds ({policy.start_deadline_seconds})"
+    if _is_over_deadline(policy, attempts, now):
+        return f"longer than stageDeadlineSeconds ({policy.stage_deadline_seconds})"
+    return ""
+
+
+def _is_over_deadline(
+    policy: FailurePolicy, attempts: Sequence[AttemptObserved], now: float
+) -> bool:
+    limit = policy.stage_deadline_seconds
+    return limit is not None and now - attempts[0].started_at > limit
+
+
+def _judge(
+    step: TrainStep, policy: FailurePolicy, attempts: Sequence[AttemptObserved], now: float
+) -> Decision | None:
+    """Whether an ended attempt settles the stage; None: try again."""
+    last = attempts[-1]
+    code = ExitCode(last.exit_code) if last.exit_code in set(ExitCode) else ExitCode.CRASHED
+    if code in PERMANENT:
+        return _settled(step, policy, State.FAILED, attempts, last.message, code)
+    if code in NEEDS_HELP:
+        return _settled(step, policy, State.BLOCKED, attempts, last.message, code)
+    if _is_over_deadline(policy, attempts, now):
+        text = f"longer than stageDeadlineSeconds ({policy.stage_deadline_seconds})"
+        return _settled(step, policy, State.FAILED, attempts, text, code)
+    faults = _faults(attempts, policy)
+    if faults > policy.max_restarts:
+        text = f"failed {faults} times, maxRestarts is {policy.max_restarts}; last: {last.message}"
+        return _settled(step, policy, State.FAILED, attempts, text, code)
+    wait = last.ended_at + backoff_seconds(faults) - now
+    if code is not ExitCode.SAVED and wait > 0:
+        status = StageStatus(State.PENDING, last.number, faults, f"tries again in {wait:.0f} s")
+        return Decision(
+            State.RUNNING, {step.kind: status}, message=last.message, requeue_after_seconds=wait
+        )
+    return None
+
+
+def _settled(
+    step: TrainStep,
+    policy: FailurePolicy,
+    state: State,
+    attempts: Sequence[AttemptObserved],
+    message: str,
+    code: ExitCode | None = None,
+) -> Decision:
+    number = attempts[-1].number if attempts else 0
+    status = StageStatus(state, number, _faults(attempts, policy), message)
+    return Decision(state, {step.kind: status}, message=message, exit_code=code)
+
+
+def _faults(attempts: Sequence[AttemptObserved], policy: FailurePolicy) -> int:
+    """Attempts that count against the budget: interrupted ones do not, nor those that were asked to
+    save themselves, unless for never having got to a first step."""
+    return sum(a.state == "ended" and _is_fault(a, policy) for a in attempts)
+
+
+def _is_fault(attempt: AttemptObserved, policy: FailurePolicy) -> bool:
+    if attempt.exit_code != ExitCode.SAVED:
+        return attempt.exit_code != ExitCode.DONE
+    seconds = attempt.ended_at - attempt.started_at
+    return not attempt.has_stepped and seconds > policy.start_deadline_seconds
+
+
+def backoff_seconds(faults: int) -> float:
+    """Pause before the next attempt: 1 s after the first fault, doubling up to five minutes."""
+    return min(_MAX_BACKOFF_SECONDS, 2.0 ** max(0, faults - 1)) if faults else 0.0

@@ -1,0 +1,35 @@
+"""What an executor sees of a run: the input of `decide`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prism_api.names import StageKind
+from prism_api.stage_config import StageResult
+
+
+@dataclass(frozen=True)
+class AttemptObserved:
+    """One attempt of a stage as its executor found it."""
+
+    number: int
+    state: Literal["running", "ended", "interrupted"]
+    """`interrupted`: it ended through no fault of its own: preempted, or its runner was stopped."""
+    exit_code: int | None = None
+    """Of an ended attempt; none if it left no code."""
+    message: str = ""
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    has_stepped: bool = False
+    """Whether it has reported a step."""
+
+
+@dataclass(frozen=True)
+class RunObserved:
+    """All attempts of all stages, and what the user wants."""
+
+    attempts: Mapping[StageKind, tuple[AttemptObserved, ...]]
+    """Oldest first."""
+    results: Mapping[StageKind, StageResult]
+    """Complete results, by stage."""
+    suspend: bool = False

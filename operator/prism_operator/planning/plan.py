@@ -1,0 +1,117 @@
+"""plan(run): the ordered steps of a run, independent of who executes them."""
+
+from dataclasses import dataclass
+
+from prism_api.algorithms import resolve_rlvr
+from prism_api.checkpoint import CheckpointRef
+from prism_api.names import StageKind
+from prism_api.resources import Evaluation, ModelSource, Retention, Rollout, Workers
+from prism_api.run import AnyStage, PrismRun
+from prism_api.stage_config import RunRef, StageConfig
+from prism_api.stages import RlvrStage, SftStage, Stages
+from prism_operator.planning.naming import stage_uri
+
+
+@dataclass(frozen=True)
+class ServeStep:
+    """Rollout servers that must be ready before the train step of the same stage starts."""
+
+    kind: StageKind
+    rollout: Rollout
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all servers together."""
+        return self.rollout.replicas * self.rollout.gpus_per_replica
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One stage of training, with every setting resolved."""
+
+    kind: StageKind
+    after: StageKind | None
+    """The stage whose result this one starts from; none: the run's model."""
+    run: RunRef
+    seed: int
+    model: ModelSource
+    stage: AnyStage
+    stage_uri: str
+    workers: Workers
+    rollout: Rollout | None
+    evaluation: Evaluation | None
+    retention: Retention
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all trainer processes together."""
+        return self.workers.replicas * self.workers.gpus_per_replica
+
+    def config(self, attempt: int, init_from: CheckpointRef | None) -> StageConfig:
+        """What the trainer reads; `init_from` is the result of the stage named by `after`."""
+        return StageConfig(
+            run=self.run,
+            kind=self.kind,
+            attempt=attempt,
+            seed=self.seed,
+            model=self.model,
+            init_from=init_from,
+            stage_uri=self.stage_uri,
+            stages=Stages.model_construct(None, **{self.kind: self.stage}),
+            workers=self.workers,
+            rollout=self.rollout,
+            evaluation=self.evaluation,
+            retention=self.retention,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run in the order in which they are executed."""
+
+    run: RunRef
+    steps: tuple[ServeStep | TrainStep, ...]
+
+    @property
+    def train_steps(self) -> tuple[TrainStep, ...]:
+        """Only the training."""
+        return tuple(step for step in self.steps if isinstance(step, TrainStep))
+
+
+def plan(run: PrismRun, uid: str, store_uri: str) -> Plan:
+    """Resolve a valid run into steps; the same arguments always give the same plan."""
+    ref = RunRef(namespace=run.metadata.namespace, name=run.metadata.name, uid=uid)
+    steps: list[ServeStep | TrainStep] = []
+    after: StageKind | None = None
+    for kind, stage in run.stages.items():
+        step = _train_step(run, ref, kind, stage, after, store_uri)
+        if step.rollout is not None and step.rollout.backend == "vllm":
+            steps.append(ServeStep(kind, step.rollout))
+        steps.append(step)
+        after = kind
+    return Plan(ref, tuple(steps))
+
+
+def _train_step(
+    run: PrismRun,
+    ref: RunRef,
+    kind: StageKind,
+    stage: AnyStage,
+    after: StageKind | None,
+    store_uri: str,
+) -> TrainStep:
+    spec = run.spec
+    samples = not isinstance(stage, SftStage)
+    return TrainStep(
+        kind=kind,
+        after=after,
+        run=ref,
+        seed=spec.seed,
+        model=spec.model,
+        stage=resolve_rlvr(stage) if isinstance(stage, RlvrStage) else stage,
+        stage_uri=stage_uri(store_uri, ref, kind),
+        workers=stage.workers or spec.workers,
+        rollout=(stage.rollout or spec.rollout) if samples else None,  # type: ignore[union-attr]
+        evaluation=spec.evaluation,
+        retention=spec.storage.retention if spec.storage else Retention(),
+    )

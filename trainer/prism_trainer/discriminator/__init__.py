@@ -1,0 +1,1 @@
+"""The mixture-of-experts discriminator: upcycling, routing, scores and their training."""

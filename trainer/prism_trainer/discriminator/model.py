@@ -1,0 +1,100 @@
+"""Sparse upcycling: a dense Qwen3-VL becomes a mixture of experts with a score head."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Qwen3VLMoeConfig, Qwen3VLMoeModel
+
+from prism_api.stages import Discriminator
+from prism_trainer.discriminator.routing import Router, RoutingContext
+from prism_trainer.engine.attention import use_packed_attention
+from prism_trainer.seeds import torch_generator
+
+
+class DiscriminatorModel(nn.Module):
+    """The tower of a Qwen3-VL-MoE and a linear head that reads one score from a hidden state."""
+
+    def __init__(self, tower: Any, routing: RoutingContext) -> None:
+        super().__init__()
+        self.tower, self.routing = tower, routing
+        self.head = nn.Linear(tower.config.text_config.hidden_size, 1, bias=False)
+
+
+def upcycle(dense: PreTrainedModel, settings: Discriminator, seed: int) -> DiscriminatorModel:
+    """Copy a dense model into every expert, with noise; routers and head start small (reference
+    `create_vl_moe.py`).
+
+    Everything but experts, routers and head keeps its name, shape and value; a tensor that finds no
+    place is a programming error, never a silent random start.
+    """
+    config = _moe_config(dense.config, settings)
+    tower = Qwen3VLMoeModel._from_config(config, dtype=torch.float32)
+    routing = RoutingContext()
+    for layer in tower.language_model.layers:
+        layer.mlp.gate = Router(
+            settings.num_experts,
+            config.text_config.hidden_size,
+            settings.experts_per_token,
+            routing,
+        )
+    model = DiscriminatorModel(tower, routing)
+    tower.load_state_dict(_expert_state(dense, settings, seed), strict=True)
+    generator = torch_generator(seed, "discriminator", "head")
+    with torch.no_grad():
+        model.head.weight.normal_(0, settings.router_init_std, generator=generator)
+    use_packed_attention(tower)
+    return model
+
+
+def _moe_config(dense: Any, settings: Discriminator) -> Qwen3VLMoeConfig:
+    text = dense.text_config.to_dict()
+    text.pop("model_type")
+    text |= {
+        "num_experts": settings.num_experts,
+        "num_experts_per_tok": settings.experts_per_token,
+        "moe_intermediate_size": text["intermediate_size"],
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+        "router_aux_loss_coef": settings.load_balance_coef,
+    }
+    vision = dense.vision_config.to_dict()
+    vision.pop("model_type")
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ids = {name: getattr(dense, name) for name in names}
+    return Qwen3VLMoeConfig(text_config=text, vision_config=vision, **ids)
+
+
+def _expert_state(dense: PreTrainedModel, settings: Discriminator, seed: int) -> dict[str, Tensor]:
+    """State of the tower from the dense model's: experts are noisy copies, routers random."""
+    state: dict[str, Tensor] = {}
+    source = {name: t.detach().cpu() for name, t in dense.model.state_dict().items()}
+    for name, tensor in source.items():
+        stem, _, part = name.partition(".mlp.")
+        if not (stem.startswith("language_model.layers.") and part):
+            state[name] = tensor
+        elif part == "gate_proj.weight":
+            fused = torch.cat([tensor, source[f"{stem}.mlp.up_proj.weight"]])
+            key = f"{stem}.mlp.experts.gate_up_proj"
+            state[key] = _noisy_copies(fused, settings, seed, key)
+            state[f"{stem}.mlp.gate.weight"] = _router_start(tensor.shape[1], settings, seed, stem)
+        elif part == "down_proj.weight":
+            key = f"{stem}.mlp.experts.down_proj"
+            state[key] = _noisy_copies(tensor, settings, seed, key)
+    return state
+
+
+def _noisy_copies(tensor: Tensor, settings: Discriminator, seed: int, name: str) -> Tensor:
+    generator = torch_generator(seed, "upcycle", name)
+    copies = tensor.expand(settings.num_experts, *tensor.shape)
+    noise = torch.empty_like(copies, memory_format=torch.contiguous_format).normal_(
+        generator=generator
+    )
+    return copies + settings.expert_noise_std * noise
+
+
+def _router_start(width: int, settings: Discriminator, seed: int, name: str) -> Tensor:
+    generator = torch_generator(seed, "router", name)
+    weight = torch.empty(settings.num_experts, width)
+    return weight.normal_(0, settings.router_init_std, generator=generator)

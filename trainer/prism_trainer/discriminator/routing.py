@@ -1,0 +1,69 @@
+"""Routers of the discriminator: which experts a token may choose, and what they chose."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from prism_api.stages import Discriminator
+
+CAPTION, REASONING = 0, 1
+"""Classes of continuations; prompts have class -1."""
+
+
+@dataclass
+class RoutingContext:
+    """Shared by all routers of a discriminator; set before, read after each forward pass."""
+
+    allowed: Tensor | None = None
+    """[tokens, experts], true where a token may choose an expert; none: everywhere."""
+    probabilities: list[Tensor] = field(default_factory=list)
+    """Per layer [tokens, experts], with gradient."""
+    choices: list[Tensor] = field(default_factory=list)
+    """Per layer [tokens, choices] expert indices."""
+
+    def start(self, allowed: Tensor | None) -> None:
+        """Begin a forward pass."""
+        self.allowed = allowed
+        self.probabilities, self.choices = [], []
+
+    def choice_counts(self) -> Tensor:
+        """How often each expert was chosen, [layers, experts]."""
+        experts = self.probabilities[0].shape[1]
+        return torch.stack([torch.bincount(c.flatten(), minlength=experts) for c in self.choices])
+
+
+class Router(nn.Module):
+    """Top-k router with the parameter of transformers' own, restricted to the allowed experts."""
+
+    def __init__(self, num_experts: int, width: int, top_k: int, context: RoutingContext) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_experts, width))
+        self.top_k = top_k
+        self._context = context
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [tokens, experts], weights and indices [tokens, k]; the weights sum to one."""
+        logits = linear(hidden.reshape(-1, self.weight.shape[1]), self.weight)
+        if self._context.allowed is not None:
+            logits = logits.masked_fill(~self._context.allowed, -torch.inf)
+        probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+        values, indices = torch.topk(probabilities, self.top_k, dim=-1)
+        self._context.probabilities.append(probabilities)
+        self._context.choices.append(indices)
+        return logits, (values / values.sum(-1, keepdim=True)).to(logits.dtype), indices
+
+
+def allowed_experts(token_classes: Tensor, settings: Discriminator) -> Tensor | None:
+    """Segment routing: captions choose in the first half, reasoning in the second, prompts
+    anywhere.
+
+    token_classes [tokens]; returns [tokens, experts], or none for learned routing.
+    """
+    if settings.routing == "learned":
+        return None
+    half = settings.num_experts // 2
+    first = torch.arange(settings.num_experts, device=token_classes.device) < half
+    classes = token_classes[:, None]
+    return (classes < 0) | torch.where(classes == CAPTION, first, ~first)

@@ -1,0 +1,107 @@
+"""Greedy evaluation on held-out rows: accuracy, caption accuracy, format, length."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from prism_api.resources import Evaluation
+from prism_api.stage_config import EvaluationResult
+from prism_trainer.data.encoder import Encoder, load_image
+from prism_trainer.data.rows import Dataset, Row
+from prism_trainer.distributed import Ranks
+from prism_trainer.rewards.response import matching_caption_items, parse_response
+from prism_trainer.rewards.verifier import Verdict, verify_any
+from prism_trainer.rollouts import Completion, Request, RolloutClient, SamplingParams
+
+_NUM_SAMPLES = 12
+"""Responses shown in the report."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    correct: bool
+    has_format: bool
+    caption_items: tuple[int, int]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out question with the policy's answer, for the report."""
+
+    id: str
+    prompt: str
+    image_png_base64: str | None
+    response: str
+    ground_truth: str
+    correct: bool
+    reference_caption: str | None
+
+
+def evaluate(
+    settings: Evaluation, encoder: Encoder, client: RolloutClient, ranks: Ranks
+) -> tuple[EvaluationResult, list[dict[str, object]]]:
+    """Answer every held-out question greedily, shared among processes; returns result and
+    samples."""
+    dataset = Dataset([settings.data], "truth")
+    count = min(len(dataset), settings.max_samples or len(dataset))
+    judged: list[_Judged] = []
+    samples: list[dict[str, object]] = []
+    mine = range(ranks.rank, count, ranks.world_size)
+    for start in range(0, len(mine), settings.batch_size):
+        indices = mine[start : start + settings.batch_size]
+        rows = [dataset[i] for i in indices]
+        completions = _answer(rows, settings, encoder, client)
+        for index, row, completion in zip(indices, rows, completions, strict=True):
+            text = encoder.text(completion.tokens)
+            judged.append(_judge(row, text, len(completion.tokens)))
+            if index < _NUM_SAMPLES:
+                samples.append(asdict(_sample(row, text, judged[-1].correct)))
+    everyone = [j for part in ranks.gather(judged) for j in part]
+    shown = [s for part in ranks.gather(samples) for s in part]
+    return _summary(everyone), sorted(shown, key=lambda s: str(s["id"]))
+
+
+def _answer(
+    rows: Sequence[Row], settings: Evaluation, encoder: Encoder, client: RolloutClient
+) -> list[Completion]:
+    requests = [Request(encoder.prompt(row), (0,)) for row in rows]
+    params = SamplingParams(settings.max_response_tokens, temperature=0.0)
+    return [completions[0] for completions in client.generate(requests, params)]
+
+
+def _judge(row: Row, text: str, tokens: int) -> _Judged:
+    response = parse_response(text)
+    reference = row.teacher_caption
+    items = (0, 0)
+    if reference is not None:
+        inner = reference.replace("<caption>", "").replace("</caption>", "")
+        items = matching_caption_items(response.caption if response else "", inner)
+    correct = response is not None and verify_any(response.answer, row.truths) is Verdict.RIGHT
+    return _Judged(correct, response is not None, items, tokens)
+
+
+def _sample(row: Row, text: str, correct: bool) -> Sample:
+    question = "\n".join(turn["content"] for turn in row.messages if turn["role"] == "user")
+    image = None
+    if row.images:
+        buffer = io.BytesIO()
+        load_image(row.images[0], row.origin).save(buffer, "PNG")
+        image = base64.b64encode(buffer.getvalue()).decode()
+    return Sample(row.id, question, image, text, row.truths[0], correct, row.teacher_caption)
+
+
+def _summary(judged: Sequence[_Judged]) -> EvaluationResult:
+    count = len(judged)
+    correct = sum(j.correct for j in judged)
+    stated = sum(j.caption_items[0] for j in judged)
+    wanted = sum(j.caption_items[1] for j in judged)
+    return EvaluationResult(
+        samples=count,
+        correct=correct,
+        accuracy=correct / count,
+        caption_accuracy=stated / wanted if wanted else None,
+        format_rate=sum(j.has_format for j in judged) / count,
+        mean_response_tokens=sum(j.tokens for j in judged) / count,
+    )

@@ -1,0 +1,55 @@
+"""Models and processors from checkpoints in Hugging Face layout, and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoProcessor, PreTrainedModel, Qwen3VLForConditionalGeneration
+
+from prism_api.errors import DataError
+from prism_api.uris import local_path, scheme
+from prism_trainer.engine.attention import use_packed_attention
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with float32 master weights, its processor, and the folder they came from."""
+
+    model: PreTrainedModel
+    processor: Any
+    folder: Path
+
+
+def model_folder(uri: str) -> str:
+    """What `from_pretrained` takes: a hub name or a local folder, which must exist."""
+    if scheme(uri) == "hf":
+        return uri.removeprefix("hf://")
+    folder = local_path(uri)
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder}: no model here (config.json is missing); check the model's uri")
+    return str(folder)
+
+
+def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> LoadedModel:
+    """A Qwen3-VL with packed attention, ready to be trained; raises DataError if it cannot be
+    read."""
+    name = model_folder(uri)
+    try:
+        model = Qwen3VLForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
+        processor = AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{uri}: cannot be loaded as a Qwen3-VL ({error})") from None
+    use_packed_attention(model)
+    model.model.visual.requires_grad_(train_vision_tower)
+    return LoadedModel(model.to(device).train(), processor, Path(name))
+
+
+def export(model: PreTrainedModel, processor: Any, folder: Path) -> None:
+    """Write model and processor in Hugging Face layout, as transformers and vLLM load them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    implementation = model.config._attn_implementation
+    model.config._attn_implementation = "sdpa"
+    model.save_pretrained(folder)
+    model.config._attn_implementation = implementation
+    processor.save_pretrained(folder)

@@ -1,0 +1,53 @@
+"""How a process of a stage ended, in a file that the launcher reads: torchrun hides exit codes."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prism_api.exit_codes import ExitCode
+
+_WORST_FIRST = (
+    ExitCode.BAD_CONFIG,
+    ExitCode.BAD_DATA,
+    ExitCode.NON_FINITE,
+    ExitCode.STORE,
+    ExitCode.CRASHED,
+    ExitCode.SAVED,
+    ExitCode.DONE,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit code of the contract, and what to tell the user."""
+
+    code: ExitCode
+    message: str = ""
+
+
+def write_outcome(folder: Path, rank: int, outcome: Outcome) -> None:
+    """Leave this process's outcome; atomically, as the process may be killed any time."""
+    path = folder / f"outcome-{rank}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(outcome)))
+    os.replace(temporary, path)
+
+
+def combined_outcome(folder: Path, processes: int) -> Outcome:
+    """The outcome of all processes together: the cause rather than its consequences.
+
+    A process without an outcome was killed or crashed hard; it counts as crashed unless another one
+    gives the reason.
+    """
+    outcomes = []
+    for rank in range(processes):
+        path = folder / f"outcome-{rank}.json"
+        if path.is_file():
+            document = json.loads(path.read_text())
+            outcomes.append(Outcome(ExitCode(document["code"]), document["message"]))
+        else:
+            outcomes.append(
+                Outcome(ExitCode.CRASHED, f"process {rank} ended without a word (killed?)")
+            )
+    return min(outcomes, key=lambda outcome: _WORST_FIRST.index(outcome.code))

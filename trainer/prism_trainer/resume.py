@@ -1,0 +1,152 @@
+"""Saving a stage between two iterations, and continuing exactly there."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from prism_api.checkpoint import CheckpointManifest, CheckpointRef
+from prism_api.errors import FieldProblem, SpecError
+from prism_api.names import MANIFEST_FILE
+from prism_store.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
+from prism_store.store import Store
+from prism_trainer.metrics import History
+from prism_trainer.models import export
+from prism_trainer.stages.program import StageContext, StageProgram
+
+EXPORT = "export"
+"""Folder of the checkpoint with the policy in Hugging Face layout; its weights serve the resume
+too."""
+
+
+@dataclass
+class Position:
+    """Where a stage stands."""
+
+    iteration: int = 0
+    weight_version: int = 0
+    seconds: float = 0.0
+
+
+class Checkpoints:
+    """The checkpoints of one stage, over all its attempts."""
+
+    def __init__(self, context: StageContext, store: Store) -> None:
+        self._context, self._store = context, store
+        self._parent = context.config.init_from
+        self._newest: CheckpointRef | None = None
+
+    def save(
+        self, program: StageProgram, position: Position, history: History
+    ) -> CheckpointRef | None:
+        """Write a checkpoint; all processes take part, the first one writes and gets the
+        reference."""
+        facts = program.facts()
+        tensors = program.tensors()
+        if not self._context.ranks.is_first:
+            return None
+        folder = self._context.work_folder / "checkpoint"
+        shutil.rmtree(folder, ignore_errors=True)
+        self._write_folder(folder, tensors, facts, position, history)
+        config = self._context.config
+        manifest = CheckpointManifest(
+            run_uid=config.run.uid,
+            stage=config.kind,
+            attempt=config.attempt,
+            step=position.iteration,
+            weight_version=position.weight_version,
+            config_hash=config.config_hash,
+            parent=self._parent,
+            objects=(),
+        )
+        key = f"a{config.attempt}/step-{position.iteration}"
+        self._store.delete(key)
+        self._newest = write_checkpoint(self._store, key, folder, manifest)
+        self._retain()
+        return self._newest
+
+    def _write_folder(
+        self,
+        folder: Path,
+        tensors: dict[str, dict[str, Tensor]],
+        facts: dict[str, Any],
+        position: Position,
+        history: History,
+    ) -> None:
+        policy = self._context.policy
+        export(policy.model, self._context.processor, folder / EXPORT)
+        assert policy.optimizer is not None, "an optimizer was attached"
+        tensors = tensors | {"policy-optimizer": policy.optimizer.state(policy.names)}
+        for name, values in tensors.items():
+            save_file(
+                {k: v.contiguous() for k, v in values.items()}, folder / f"{name}.safetensors"
+            )
+        state = {"position": vars(position), "facts": facts}
+        (folder / "state.json").write_text(json.dumps(state))
+        (folder / "metrics.jsonl").write_text(history.to_jsonl())
+
+    def _retain(self) -> None:
+        """Delete all but the newest checkpoints of the stage; half-written ones too."""
+        complete: list[tuple[int, str]] = []
+        for attempt in self.attempts():
+            for name in self._store.names(attempt):
+                if name.startswith("step-"):
+                    complete.append((int(name.removeprefix("step-")), f"{attempt}/{name}"))
+        for _, key in sorted(complete)[: -self._context.config.retention.keep_last]:
+            self._store.delete(key)
+
+    def attempts(self) -> list[str]:
+        """Folders of all attempts so far, oldest first."""
+        names = [n for n in self._store.names("") if n.startswith("a") and n[1:].isdigit()]
+        return sorted(names, key=lambda name: int(name[1:]))
+
+    def find(self) -> Checkpoint | None:
+        """The newest complete checkpoint, verified; refuses one of another configuration."""
+        ref = newest_checkpoint(self._store, self.attempts())
+        if ref is None:
+            return None
+        checkpoint = read_checkpoint(ref)
+        if checkpoint.manifest.config_hash != self._context.config.config_hash:
+            problem = FieldProblem(
+                f"{ref.uri}/{MANIFEST_FILE}",
+                "was written under other settings",
+                "start a run with another name, or undo the change",
+            )
+            raise SpecError([problem])
+        self._newest = ref
+        return checkpoint
+
+
+def restore(
+    checkpoint: Checkpoint, context: StageContext, program: StageProgram
+) -> tuple[Position, History]:
+    """Put everything back; the next iteration is the one that would have come."""
+    state = json.loads(checkpoint.files["state.json"].read_text())
+    policy = context.policy
+    _load_policy(policy.model, checkpoint.folder(EXPORT))
+    program.load_facts(state["facts"])
+    tensors = {
+        name.removesuffix(".safetensors"): load_file(path)
+        for name, path in checkpoint.files.items()
+        if name.endswith(".safetensors") and "/" not in name
+    }
+    assert policy.optimizer is not None, "an optimizer was attached"
+    policy.optimizer.load_state(tensors.pop("policy-optimizer"), policy.names)
+    program.load_tensors(tensors)
+    history = History.from_jsonl(checkpoint.files["metrics.jsonl"].read_text())
+    return Position(**state["position"]), history
+
+
+def _load_policy(model: nn.Module, folder: Path) -> None:
+    """Weights of an export into the model that is there, every tensor exactly once."""
+    state: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        state |= load_file(path)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()  # type: ignore[union-attr]
+    if unexpected or set(missing) - tied:
+        raise RuntimeError(f"{folder}: tensors differ from the model's: {missing} {unexpected}")

@@ -1,0 +1,123 @@
+"""The loop around every stage: resume, iterate, checkpoint, evaluate, report the result."""
+
+import json
+import time
+from collections.abc import Callable
+
+from prism_api.checkpoint import CheckpointRef
+from prism_api.names import RESULT_FILE
+from prism_api.stage_config import StageResult
+from prism_store.store import Store
+from prism_trainer.evaluation import evaluate
+from prism_trainer.metrics import History, Progress
+from prism_trainer.resume import Checkpoints, Position, restore
+from prism_trainer.stages.program import Metrics, Phase, StageContext, StageProgram
+
+
+class StageLoop:
+    """Runs a program from wherever its newest checkpoint left it."""
+
+    def __init__(
+        self,
+        context: StageContext,
+        program: StageProgram,
+        store: Store,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self._context, self._program, self._store = context, program, store
+        self._stop_requested = stop_requested
+        self._checkpoints = Checkpoints(context, store)
+        self._position, self._history = Position(), History()
+        total = sum(phase.steps for phase in program.phases)
+        self._total = total
+        path = context.work_folder / "progress.json"
+        self._progress = Progress(path, context.config.kind, total, context.ranks.is_first)
+
+    def run(self) -> bool:
+        """Whether the stage is done; if not, it was asked to stop and has saved itself."""
+        saved = self._resume()
+        every = self._context.config.stage.checkpoint_every_steps
+        while self._position.iteration < self._total:
+            if self._context.ranks.any(self._stop_requested()):
+                self._save(saved)
+                return False
+            self._iterate()
+            if self._position.iteration % every == 0 or self._position.iteration == self._total:
+                saved = self._save(None)
+        self._finish(saved)
+        return True
+
+    def _resume(self) -> CheckpointRef | None:
+        checkpoint = self._checkpoints.find()
+        if checkpoint is None:
+            return None
+        self._position, self._history = restore(checkpoint, self._context, self._program)
+        self._context.client.update_weights(self._position.weight_version)
+        return checkpoint.ref
+
+    def _iterate(self) -> None:
+        started = time.monotonic()
+        phase, step = self._place()
+        metrics = self._program.iterate(phase.name, step)
+        if phase.name == "train":
+            self._position.weight_version += 1
+            self._context.client.update_weights(self._position.weight_version)
+        seconds = time.monotonic() - started
+        self._position.seconds += seconds
+        self._position.iteration += 1
+        metrics = _with_speed(metrics, seconds)
+        self._history.add(
+            {**metrics, "step": step + 1, "phase": phase.name, "seconds": self._position.seconds}
+        )
+        self._progress.report(self._position.iteration, phase.name, step + 1, phase.steps, metrics)
+
+    def _place(self) -> tuple[Phase, int]:
+        step = self._position.iteration
+        for phase in self._program.phases:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        raise AssertionError("the loop ends with the last phase")
+
+    def _save(self, at_this_iteration: CheckpointRef | None) -> CheckpointRef | None:
+        if at_this_iteration is not None and at_this_iteration.uri.endswith(
+            f"/step-{self._position.iteration}"
+        ):
+            return at_this_iteration
+        return self._checkpoints.save(self._program, self._position, self._history)
+
+    def _finish(self, final: CheckpointRef | None) -> None:
+        context, config = self._context, self._context.config
+        evaluation = None
+        samples: list[dict[str, object]] = []
+        if config.evaluation is not None:
+            self._progress.report(self._total, "evaluate", 0, 1, {})
+            evaluation, samples = evaluate(
+                config.evaluation, context.encoder, context.client, context.ranks
+            )
+        if not context.ranks.is_first:
+            return
+        assert final is not None, "the last iteration made a checkpoint"
+        result = StageResult(
+            run=config.run,
+            kind=config.kind,
+            attempt=config.attempt,
+            config_hash=config.config_hash,
+            steps=self._position.weight_version,
+            seconds=self._position.seconds,
+            checkpoint=final,
+            evaluation=evaluation,
+        )
+        self._report(result, samples)
+
+    def _report(self, result: StageResult, samples: list[dict[str, object]]) -> None:
+        """The result goes last: who sees it finds everything else."""
+        attempt = f"a{result.attempt}"
+        self._store.put(f"{attempt}/samples.json", json.dumps(samples).encode())
+        self._store.put(f"{attempt}/metrics.jsonl", self._history.to_jsonl().encode())
+        self._store.put(f"{attempt}/{RESULT_FILE}", result.to_json().encode())
+
+
+def _with_speed(metrics: Metrics, seconds: float) -> Metrics:
+    speed = metrics.pop("tokens", 0.0) / seconds
+    return metrics | {"tokens_per_second": speed}

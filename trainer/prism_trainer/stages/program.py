@@ -1,0 +1,81 @@
+"""What a stage is to the loop that runs it, and what every stage is built from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from prism_api.stage_config import StageConfig
+from prism_trainer.data.encoder import Encoder
+from prism_trainer.distributed import Ranks
+from prism_trainer.engine.policy import Policy
+from prism_trainer.rollouts import RolloutClient
+
+Tensors = dict[str, dict[str, Tensor]]
+"""File name to named tensors."""
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """The parts that all stages share."""
+
+    config: StageConfig
+    ranks: Ranks
+    policy: Policy
+    processor: Any
+    encoder: Encoder
+    client: RolloutClient
+    initial_model: str
+    """URI of the model that the stage started from."""
+    work_folder: Path
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Iterations of one kind; only those of phase `train` step the policy."""
+
+    name: str
+    steps: int
+
+
+class StageProgram(Protocol):
+    """A stage as a sequence of iterations whose whole state can be saved between any two."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """In the order in which they happen."""
+
+    def iterate(self, phase: str, step: int) -> Metrics:
+        """Do the step (0-based within its phase) and say how it went."""
+
+    def tensors(self) -> Tensors:
+        """Everything but the policy that a resume needs."""
+
+    def load_tensors(self, tensors: Tensors) -> None:
+        """Restore what `tensors` gave."""
+
+    def facts(self) -> dict[str, Any]:
+        """JSON values that a resume needs."""
+
+    def load_facts(self, facts: dict[str, Any]) -> None:
+        """Restore what `facts` gave."""
+
+
+class Stateless:
+    """For programs whose state is the policy and the step."""
+
+    def tensors(self) -> Tensors:
+        """Nothing."""
+        return {}
+
+    def load_tensors(self, tensors: Tensors) -> None:
+        """Nothing."""
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_facts(self, facts: dict[str, Any]) -> None:
+        """Nothing."""

@@ -1,0 +1,95 @@
+"""Builds a stage from its config and runs it: the one place that knows which program is which."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prism_api.errors import FieldProblem, SpecError
+from prism_api.resources import Rollout
+from prism_api.stage_config import StageConfig
+from prism_api.stages import AlignStage, RlvrStage, SftStage
+from prism_store.checkpoints import read_checkpoint
+from prism_store.store import open_store
+from prism_trainer import distributed
+from prism_trainer.data.encoder import Encoder
+from prism_trainer.distributed import Ranks
+from prism_trainer.engine.policy import Policy
+from prism_trainer.generation.generator import InProcessGenerator
+from prism_trainer.launch import STOP_FILE
+from prism_trainer.models import load_policy
+from prism_trainer.resume import EXPORT
+from prism_trainer.rollouts import RolloutClient
+from prism_trainer.stages.align import AlignProgram, SupervisedAlignProgram
+from prism_trainer.stages.loop import StageLoop
+from prism_trainer.stages.program import StageContext, StageProgram
+from prism_trainer.stages.rlvr import RlvrProgram
+from prism_trainer.stages.sft import SftProgram
+
+
+def run_stage(config: StageConfig, work_folder: Path) -> bool:
+    """Run one attempt to its end (true) or until it was asked to stop and has saved (false)."""
+    _check_supported(config)
+    ranks = distributed.join(config.workers.threads_per_process)
+    try:
+        context = build_context(config, ranks, work_folder)
+        loop = StageLoop(
+            context, build_program(context), open_store(config.stage_uri), _stop(work_folder)
+        )
+        done = loop.run()
+        ranks.barrier()
+        return done
+    finally:
+        distributed.leave()
+
+
+def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> StageContext:
+    """Load the model that the stage starts from, verified if it is another stage's result."""
+    initial = config.model.uri
+    if config.init_from is not None:
+        initial = f"file://{read_checkpoint(config.init_from).folder(EXPORT)}"
+    stage = config.stage
+    loaded = load_policy(initial, stage.train_vision_tower, ranks.device)
+    precision = config.workers.precision
+    policy = Policy(loaded.model, ranks, precision, stage.max_tokens_per_pack)
+    encoder = Encoder(loaded.processor, loaded.model.config.image_token_id)
+    client = _rollout_client(config.rollout, policy, encoder)
+    return StageContext(
+        config, ranks, policy, loaded.processor, encoder, client, initial, work_folder
+    )
+
+
+def _rollout_client(rollout: Rollout | None, policy: Policy, encoder: Encoder) -> RolloutClient:
+    """SFT has no rollout settings; its evaluation decodes in process."""
+    return InProcessGenerator(policy, encoder.eos_id, (rollout or Rollout()).batch_size)
+
+
+def build_program(context: StageContext) -> StageProgram:
+    """The stage's program."""
+    stage = context.config.stage
+    if isinstance(stage, SftStage):
+        return SftProgram(context, stage)
+    if isinstance(stage, RlvrStage):
+        return RlvrProgram(context, stage)
+    assert isinstance(stage, AlignStage)
+    if stage.objective == "supervised":
+        return SupervisedAlignProgram(context, stage)
+    return AlignProgram(context, stage)
+
+
+def _check_supported(config: StageConfig) -> None:
+    """Refuse before anything is loaded what this trainer cannot do."""
+    problems = []
+    if config.rollout is not None and config.rollout.backend == "vllm":
+        remedy = "set rollout: {backend: inprocess}"
+        problems.append(
+            FieldProblem("rollout.backend", "vllm is not available to this trainer", remedy)
+        )
+    if config.workers.engine == "fsdp2" and config.workers.world_size > 1:
+        remedy = "set workers.engine: replicated, or use one process"
+        problem = "fsdp2 over several processes is not available to this trainer"
+        problems.append(FieldProblem("workers.engine", problem, remedy))
+    if problems:
+        raise SpecError(problems)
+
+
+def _stop(work_folder: Path) -> Callable[[], bool]:
+    return (work_folder / STOP_FILE).exists
