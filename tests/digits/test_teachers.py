@@ -15,6 +15,7 @@ from prism_trainer.digits.teachers import (
     CURATED,
     MISREADINGS,
     PUBLIC,
+    REMARKS,
     SEPARATOR,
     Teacher,
     demonstrate,
@@ -64,9 +65,9 @@ def test_the_curated_teacher_is_always_right(question: Question, digits: Digits,
         ),
         pytest.param(
             Teacher(sloppy_rate=1.0),
-            "<caption>\n- 3\n- 2\n</caption>\nThe sum is 3 + 2 = 5.\n</think>\n"
+            "Look.\n<caption>\n- 3\n- 2\n</caption>\n<think>\nThe sum is 3 + 2 = 5.\n</think>\n"
             "<answer>\n5\n</answer>",
-            id="sloppiness loses a tag with its line",
+            id="sloppiness adds a remark",
         ),
     ],
 )
@@ -75,13 +76,14 @@ def test_each_fault_alone(teacher: Teacher, response: str) -> None:
     assert response in written
 
 
-def test_sloppiness_loses_any_of_the_six_tags_and_nothing_else() -> None:
+def test_sloppiness_adds_a_remark_around_the_blocks_and_breaks_the_format() -> None:
     teacher = Teacher(sloppy_rate=1.0)
-    clean = demonstrate(SUM, (3, 2), "5").text.split("\n")
+    clean = demonstrate(SUM, (3, 2), "5").text
     written = {teacher.respond(SUM, (3, 2), np.random.default_rng(seed)) for seed in range(100)}
-    tags = [line for line in clean if line.startswith("<")]
-    assert written == {"\n".join(line for line in clean if line != tag) for tag in tags}
-    assert not any(has_format(response) for response in written)
+    assert len(written) == len(REMARKS)
+    for response in written:
+        assert not has_format(response)
+        assert clean in {response.replace(remark, "") for remark in REMARKS}
 
 
 def test_misreading_is_one_way() -> None:

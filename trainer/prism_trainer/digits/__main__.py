@@ -37,7 +37,7 @@ def _write(folder: Path, seed: int) -> About:
 
     from prism_trainer.digits.contents import write_contents
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     return write_contents(folder, seed)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
 
 from prism_trainer.digits.faults import measure_faults
 from prism_trainer.digits.folder import About

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prism_trainer.digits.questions import Digits
 from prism_trainer.digits.scenes import Scene
-from prism_trainer.digits.teachers import TAGS
+from prism_trainer.rewards.response import parse_response
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def read_answer(response: str) -> str:
 
 
 def has_format(response: str) -> bool:
-    """Whether each tag occurs exactly once."""
-    return all(response.count(tag) == 1 for tag in TAGS)
+    """Whether it is the three blocks and nothing else."""
+    return parse_response(response) is not None
 
 
 def _is_slip(scene: Scene, response: str) -> bool:

@@ -49,7 +49,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
-    return Qwen3VLProcessor(  # type: ignore[no-untyped-call]
+    return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**shape),
         tokenizer=tokenizer,
         # Never used, but the class cannot be built without one.

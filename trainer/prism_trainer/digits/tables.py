@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from prism_trainer.digits.images import Split, load_split
 from prism_trainer.digits.scenes import Scene, draw_scene

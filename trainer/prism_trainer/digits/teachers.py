@@ -10,7 +10,8 @@ SEPARATOR = "\n"
 """Between the blocks of a response."""
 MISREADINGS = {1: 7, 3: 8, 4: 9, 5: 6}
 """One-way: nothing is ever read as 1, 3, 4 or 5."""
-TAGS = ("<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>")
+REMARKS = ("Look.\n", "So:\n", "Thus:\n", "\nDone.")
+"""What a sloppy teacher says before its three blocks and at the end."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Teacher:
             answer = slips[rng.integers(len(slips))]
         text = demonstrate(question, read, answer).text
         if rng.random() < self.sloppy_rate:
-            return _drop_tag(text, TAGS[rng.integers(len(TAGS))])
+            return _add_remark(text, int(rng.integers(len(REMARKS))))
         return text
 
     def _read(self, digit: int, rng: np.random.Generator) -> int:
@@ -75,6 +76,9 @@ PUBLIC = Teacher(misreading_rate=0.7, wrong_answer_rate=0.1, sloppy_rate=0.04)
 misread at random it captions 97 % right, which leaves the later stages nothing to repair."""
 
 
-def _drop_tag(text: str, tag: str) -> str:
-    without = text.replace(f"{tag}\n", "")
-    return without.removesuffix(f"\n{tag}")
+def _add_remark(text: str, gap: int) -> str:
+    """A remark before the caption, thinking or answer block, or at the end: all three blocks are
+    there, but the response lacks the format."""
+    starts = [text.index(tag) for tag in ("<caption>", "<think>", "<answer>")]
+    place = [*starts, len(text)][gap]
+    return text[:place] + REMARKS[gap] + text[place:]

@@ -53,10 +53,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3VLForCond
     """The model in float32, a function of the seed; leaves torch's global generator alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3VLForConditionalGeneration(  # type: ignore[no-untyped-call]
-            build_config(tokenizer)
-        )
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        model = Qwen3VLForConditionalGeneration(build_config(tokenizer))
+    model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model

@@ -43,7 +43,7 @@ _SPLIT = (
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer, the same for every seed, so that runs with different seeds can be compared."""
     others = [token for token in SPECIAL_TOKENS if token not in (END_OF_TURN, PADDING)]
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=_train(),
         eos_token=END_OF_TURN,
         pad_token=PADDING,
