@@ -42,7 +42,7 @@ test: setup ## Run the tests that take minutes in all
 
 .PHONY: test-resume
 test-resume: setup ## Kill a run at 20 random moments; its weights must equal an undisturbed run's
-	$(BIN)/python -m tests.resume.kill_and_resume
+	$(BIN)/python tests/resume/kill_and_resume.py
 
 .PHONY: bench-generate
 bench-generate: setup ## Compare in-process generation with transformers' generate

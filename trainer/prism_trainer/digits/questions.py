@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 Digits = tuple[int, ...]
 
@@ -28,7 +29,11 @@ def _sum(digits: Digits) -> str:
 
 
 def _derive_sum(digits: Digits, answer: str) -> str:
-    return f"The sum is {' + '.join(map(str, digits))} = {answer}."
+    """One addition at a time: a model this small cannot add three digits in its head."""
+    totals = [str(total) for total in accumulate(digits)]
+    totals[-1] = answer
+    steps = zip(totals, digits[1:], totals[1:], strict=False)
+    return f"The sum is {', '.join(f'{a} + {b} = {c}' for a, b, c in steps)}."
 
 
 def _difference(digits: Digits) -> str:

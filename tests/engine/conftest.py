@@ -1,0 +1,13 @@
+"""For the tests of the engine: one small model with transformers' own attention."""
+
+from typing import Any
+
+import pytest
+import torch
+from model_builders import build_model
+
+
+@pytest.fixture(scope="session")
+def model() -> Any:
+    """A tiny Qwen3-VL in float64; copy it before changing it."""
+    return build_model(dtype=torch.float64)
