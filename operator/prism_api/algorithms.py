@@ -71,15 +71,21 @@ def resolve_rlvr(stage: RlvrStage) -> RlvrStage:
     """Fill every field that the user left out with the algorithm's published value."""
     row = ALGORITHM_ROWS[stage.algorithm]
     absent: dict[str, Any] = {
-        name: getattr(row, name) for name in _FIELDS if name not in stage.model_fields_set
+        name: getattr(row, name) for name in _FIELDS if _is_absent(stage, name)
     }
     if not {"warmup_steps", "warmup_ratio"} & stage.model_fields_set:
         absent |= {"warmup_steps": row.warmup_steps, "warmup_ratio": row.warmup_ratio}
     if absent.get("overlong"):
-        buffer_tokens = min(_OVERLONG.buffer_tokens, stage.max_response_tokens // 2)
+        buffer_tokens = min(_OVERLONG.buffer_tokens, max(1, stage.max_response_tokens // 2))
         absent["overlong"] = Overlong(buffer_tokens=buffer_tokens)
     resolved = stage.model_copy(update=absent)
     if resolved.dynamic_sampling and resolved.generation_batch_size is None:
         size = 3 * stage.batch_size
         resolved = resolved.model_copy(update={"generation_batch_size": size})
     return resolved
+
+
+def _is_absent(stage: RlvrStage, name: str) -> bool:
+    """A null says the same as leaving the field out, but for the penalty that it turns off."""
+    is_null = getattr(stage, name) is None and name != "overlong"
+    return name not in stage.model_fields_set or is_null

@@ -1,6 +1,6 @@
 """CheckpointManifest: the list that makes a checkpoint complete."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,17 +26,24 @@ class StoredObject(Contract):
     path: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")]
     """Relative to the checkpoint's folder."""
     size_bytes: Annotated[int, Field(ge=0)]
+    """Length of the content."""
     sha256: Sha256
+    """Hash of the content."""
 
 
 class CheckpointManifest(Contract):
     """Written last: a checkpoint without a valid manifest does not exist (design, section 4)."""
 
-    schema_version: Positive = 1
+    schema_version: Literal[1] = 1
+    """Layout of this document."""
     run_uid: str
+    """Run that wrote it."""
     stage: StageKind
+    """Stage that wrote it."""
     attempt: Positive
+    """Attempt that wrote it."""
     step: Annotated[int, Field(ge=0)]
+    """Iterations done, those of a warm-up included."""
     weight_version: Annotated[int, Field(ge=0)]
     """Optimizer steps that the policy has taken in this stage."""
     config_hash: Sha256
@@ -44,3 +51,4 @@ class CheckpointManifest(Contract):
     parent: CheckpointRef | None
     """What the stage started from; none: the run's model."""
     objects: tuple[StoredObject, ...]
+    """Everything that belongs to the checkpoint, but for this manifest."""

@@ -27,9 +27,12 @@ class Optimization(Contract):
     @model_validator(mode="after")
     def _one_warmup(self) -> "Optimization":
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise CrossFieldError(
-                "warmupRatio", "is given together with warmupSteps", "give one of the two"
-            )
+            if "warmup_ratio" in self.model_fields_set:
+                raise CrossFieldError(
+                    "warmupRatio", "is given together with warmupSteps", "give one of the two"
+                )
+            # A default gives way to what the user wrote; frozen models have no plain assignment.
+            object.__setattr__(self, "warmup_ratio", None)
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise CrossFieldError("warmupSteps", "is negative", "give 0 or more steps")
         return self

@@ -29,7 +29,9 @@ class Metadata(Contract):
     namespace: Annotated[str, Field(pattern=DNS_LABEL, max_length=63)] = "default"
     """Kubernetes namespace; in a local run, only part of the store's paths."""
     labels: dict[str, str] = Field(default_factory=dict)
+    """As of any Kubernetes object."""
     annotations: dict[str, str] = Field(default_factory=dict)
+    """As of any Kubernetes object."""
 
 
 class Spec(Contract):
@@ -78,22 +80,30 @@ class Spec(Contract):
     def _check_batch(self, kind: StageKind, stage: AnyStage) -> None:
         world_size = (stage.workers or self.workers).world_size
         mini_batches = stage.mini_batches if isinstance(stage, RlvrStage) else 1
-        if stage.batch_size % (world_size * mini_batches):
-            raise CrossFieldError(
-                f"stages.{kind}.batchSize",
-                f"{stage.batch_size} cannot be shared by {world_size} processes"
-                + (f" in {mini_batches} mini-batches" if mini_batches > 1 else ""),
-                f"give a multiple of {world_size * mini_batches}",
-            )
+        sizes = {"batchSize": stage.batch_size}
+        if isinstance(stage, AlignStage) and stage.objective == "adversarial":
+            sizes["discriminator.warmup.batchSize"] = stage.discriminator.warmup.batch_size
+        for member, size in sizes.items():
+            if size % (world_size * mini_batches):
+                raise CrossFieldError(
+                    f"stages.{kind}.{member}",
+                    f"{size} cannot be shared by {world_size} processes"
+                    + (f" in {mini_batches} mini-batches" if mini_batches > 1 else ""),
+                    f"give a multiple of {world_size * mini_batches}",
+                )
 
 
 class PrismRun(Contract):
     """One run of the method: SFT, alignment, RLVR."""
 
     api_version: Literal["prism.dev/v1alpha1"]
+    """Version of this contract."""
     kind: Literal["PrismRun"]
+    """Name of this contract."""
     metadata: Metadata
+    """Name and place."""
     spec: Spec
+    """What is to be done."""
 
     @property
     def stages(self) -> dict[StageKind, AnyStage]:

@@ -3,11 +3,11 @@ done."""
 
 import hashlib
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from prism_api.base import Contract
+from prism_api.base import Contract, CrossFieldError
 from prism_api.checkpoint import CheckpointRef, Sha256
 from prism_api.names import StageKind
 from prism_api.resources import (
@@ -22,25 +22,31 @@ from prism_api.resources import (
 from prism_api.run import AnyStage
 from prism_api.stages import Stages
 
-SCHEMA_VERSION = 1
-
 
 class RunRef(Contract):
     """Which run a config or result belongs to."""
 
     namespace: str
+    """Of the PrismRun."""
     name: str
+    """Of the PrismRun."""
     uid: Annotated[str, Field(pattern=r"^[0-9a-f-]{8,64}$")]
+    """Never used twice, unlike a name."""
 
 
 class StageConfig(Contract):
     """Everything that one attempt of one stage needs; no field is left for the trainer to guess."""
 
-    schema_version: Positive = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
+    """Layout of this document."""
     run: RunRef
+    """Run that the stage belongs to."""
     kind: StageKind
+    """Which stage."""
     attempt: Positive
+    """Which attempt of the stage; the first is 1."""
     seed: Annotated[int, Field(ge=0)]
+    """Everything random derives from it."""
     model: ModelSource
     """The run's model: architecture and processor; the weights too where `init_from` is absent."""
     init_from: CheckpointRef | None
@@ -50,9 +56,19 @@ class StageConfig(Contract):
     stages: Stages
     """Only the member named by `kind` is set."""
     workers: Workers
+    """Trainer processes."""
     rollout: Rollout | None
+    """Who samples responses; none in SFT."""
     evaluation: Evaluation | None
+    """Accuracy when the stage is done."""
     retention: Retention
+    """Checkpoints kept."""
+
+    @model_validator(mode="after")
+    def _stage_is_there(self) -> "StageConfig":
+        if getattr(self.stages, self.kind) is None:
+            raise CrossFieldError(f"stages.{self.kind}", "is missing", "give what `kind` names")
+        return self
 
     @property
     def stage(self) -> AnyStage:
@@ -71,29 +87,40 @@ class EvaluationResult(Contract):
     """Greedy evaluation on the held-out rows."""
 
     samples: Positive
+    """Questions asked."""
     correct: Annotated[int, Field(ge=0)]
     """Responses whose answer the verifier accepts."""
     accuracy: Fraction
+    """Share of right answers."""
     caption_accuracy: Fraction | None
     """Share of the reference captions' items that responses state at the same place; absent
     without references."""
     format_rate: Fraction
     """Share of responses with exactly the three blocks."""
     mean_response_tokens: Annotated[float, Field(ge=0)]
+    """Mean length of the responses."""
 
 
 class StageResult(Contract):
     """Proof that a stage is done: a stage without a valid result has not succeeded (design,
     section 3)."""
 
-    schema_version: Positive = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
+    """Layout of this document."""
     run: RunRef
+    """Run that the stage belongs to."""
     kind: StageKind
+    """Which stage."""
     attempt: Positive
+    """Attempt that finished it."""
     config_hash: Sha256
+    """Of the StageConfig without its attempt."""
     steps: Positive
+    """Steps of the policy."""
     seconds: Annotated[float, Field(ge=0)]
     """Wall time of the stage's training, interrupted attempts included up to their last
     checkpoint."""
     checkpoint: CheckpointRef
+    """The last one: what the next stage starts from."""
     evaluation: EvaluationResult | None
+    """Absent if none was asked for."""

@@ -54,17 +54,23 @@ class SftStage(Stage):
     steps: Positive | None = None
     """Optimizer steps, instead of epochs."""
     learning_rate: LearningRate = 1e-5
+    """Peak learning rate."""
     weight_decay: NonNegative = 0.0
     """Not published; 0 is LLaMA-Factory's default, the tool that the authors used."""
     schedule: Literal["constant", "cosine"] = "cosine"
+    """After warm-up: constant, or cosine to zero at the last step."""
     warmup_ratio: Fraction | None = 0.1
+    """Warm-up as a share of all steps; instead of warmupSteps."""
     batch_size: Positive = 16
     """Published: "global batch 2", which only fits the data as 2 per device on 8 GPUs."""
     max_response_tokens: Positive = 8192
+    """Longer demonstrations are dropped."""
     max_tokens_per_pack: Positive = 10240
+    """Tokens of one packed forward; not published for SFT."""
     train_vision_tower: bool = False
     """Published: language model trained, vision tower and projector frozen."""
     checkpoint_every_steps: Positive = 500
+    """Steps between checkpoints; not published for SFT."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "SftStage":
@@ -79,6 +85,7 @@ class Sampling(Stage):
     steps: Positive
     """Optimizer steps; one batch of prompts each."""
     data: DataSource
+    """Prompts, with what the stage needs beside them."""
     rollouts_per_prompt: GroupSize = 16
     """Responses sampled per prompt: the group of the group-relative advantage."""
     temperature: Temperature = 1.0
@@ -101,8 +108,11 @@ class Warmup(Optimization):
     batch_size: Positive = 128
     """Pairs of one step (published: 4 pairs x 4 accumulation steps x 8 GPUs)."""
     learning_rate: LearningRate = 1e-5
+    """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
+    """After warm-up: constant, or cosine to zero at the last step."""
     warmup_ratio: Fraction | None = 0.1
+    """Learning-rate warm-up as a share of all steps; instead of warmupSteps."""
 
 
 class Discriminator(Optimization):
@@ -166,11 +176,18 @@ class AlignStage(Sampling):
     updates, without a discriminator; the control that shows what the game adds."""
     discriminator: Discriminator = Discriminator()
     """The opponent."""
+    data: DataSource
+    """Prompts with the teacher's caption, reasoning and answer."""
     steps: Positive = 500
+    """Optimizer steps of the game (published: 500; the reference script says 1500)."""
     batch_size: Positive = 4
+    """Prompts of one step."""
     max_response_tokens: Positive = 6144
+    """Sampling stops here."""
     max_tokens_per_pack: Positive = 8192
+    """Tokens of one packed forward, of policy and discriminator."""
     checkpoint_every_steps: Positive = 100
+    """Steps between checkpoints; those of the warm-up count too (published: 500, only the end)."""
     caption_weight: NonNegative = 0.5
     """Weight of the perception score in the advantage (alpha)."""
     reasoning_weight: NonNegative = 0.5
@@ -209,11 +226,18 @@ class RlvrStage(Sampling):
 
     algorithm: Algorithm = "grpo"
     """Sets the defaults of the fields below that are absent; `prism plan` shows them resolved."""
+    data: DataSource
+    """Prompts with the right answer."""
     steps: Positive = 1500
+    """Batches of rollouts; each gives miniBatches optimizer steps."""
     batch_size: Positive = 32
+    """Prompts of one step."""
     max_response_tokens: Positive = 8192
+    """Sampling stops here."""
     max_tokens_per_pack: Positive = 20480
+    """Tokens of one packed forward. GRPO and DAPO 10240, GSPO 20480."""
     checkpoint_every_steps: Positive = 120
+    """Steps between checkpoints."""
     accuracy_weight: NonNegative = 0.8
     """Reward of a right answer in the right format."""
     format_weight: NonNegative = 0.2
@@ -273,8 +297,11 @@ class Stages(Contract):
     """The stages of a run, in the fixed order sft, align, rlvr; an absent one is skipped."""
 
     sft: SftStage | None = None
+    """Supervised fine-tuning."""
     align: AlignStage | None = None
+    """Alignment against the discriminator."""
     rlvr: RlvrStage | None = None
+    """Reinforcement learning with verifiable rewards."""
 
     @model_validator(mode="after")
     def _at_least_one(self) -> "Stages":

@@ -21,11 +21,13 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"the key {key!r} occurs twice in the mapping at line {line}")
+    seen = set()
+    for key, _ in node.value:
+        name = (key.tag, str(key.value))
+        if name in seen:
+            line = key.start_mark.line + 1
+            raise yaml.YAMLError(f"the key {key.value!r} occurs for the second time at line {line}")
+        seen.add(name)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -40,7 +42,7 @@ def read_run(path: Path) -> PrismRun:
         raise SpecError(
             [FieldProblem(str(path), f"cannot be read ({error})", "check the path")]
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         text = " ".join(str(error).split())
         raise SpecError(
             [FieldProblem(str(path), f"is not YAML ({text})", "mend the file")]

@@ -1,8 +1,9 @@
 """Reproduces the README's figures: the quickstart over several seeds, its baseline and controls.
 
-Per seed: the quickstart (learned routing), the same with segment routing, SFT -> RLVR of as many steps,
-and alignment replaced by SFT on the same teacher texts. The variants start from the quickstart's own
-SFT result, which would be the same if they trained it again. Finished runs are not repeated.
+Per seed: the quickstart (learned routing), the same with segment routing, SFT -> RLVR of as many
+steps, and alignment replaced by SFT on the same teacher texts. The variants start from the
+quickstart's own SFT result, which would be the same if they trained it again. Finished runs are not
+repeated.
 """
 
 import argparse

@@ -1,10 +1,8 @@
 """Network.update: one step on many packs, or none at all."""
 
-from typing import Any
-
 import pytest
 import torch
-from model_builders import build_groups, build_policy
+from model_builders import build_groups, build_model, build_policy
 from torch import Tensor
 
 from prism_api.errors import NonFiniteLoss
@@ -16,8 +14,8 @@ from prism_trainer.engine.policy import Policy
 
 
 @pytest.fixture
-def policy(model: Any) -> Policy:
-    policy = build_policy(model, max_tokens=40)
+def policy() -> Policy:
+    policy = build_policy(build_model(), max_tokens=40)
     settings = Optimization(learning_rate=1e-2, grad_clip=0.0)
     policy.optimizer = Optimizer(policy.trained, settings, 10, Ranks())
     return policy

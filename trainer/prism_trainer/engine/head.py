@@ -21,9 +21,10 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = (h @ weight.T).float() * inverse_temperature
             lse = torch.logsumexp(logits, dim=-1)
-            logprobs.append(logits.gather(1, t[:, None]).squeeze(1) - lse)
-            p = torch.exp(logits - lse[:, None])
-            entropies.append(lse - (p * logits).sum(-1))
+            log_p = logits - lse[:, None]
+            logprobs.append(log_p.gather(1, t[:, None]).squeeze(1))
+            # Not lse - sum(p * logits): the two cancel where the distribution is peaked.
+            entropies.append(-(log_p.exp() * log_p).sum(-1))
             normalisers.append(lse)
         entropy = torch.cat(entropies)
         ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers), entropy)
