@@ -49,7 +49,10 @@ def parse(model: type[M], document: Any, source: str = "") -> M:
             json.dumps(document, default=str), strict=True, by_alias=True, by_name=False
         )
     except ValidationError as error:
-        problems = [_problem(model, detail) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        # A list with a bad entry is also reported as too short: only the cause is of use.
+        inner = {d["loc"][:length] for d in details for length in range(len(d["loc"]))}
+        problems = [_problem(model, detail) for detail in details if detail["loc"] not in inner]
         raise SpecError(problems, source) from None
 
 

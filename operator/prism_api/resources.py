@@ -8,11 +8,11 @@ from prism_api.base import Contract, CrossFieldError
 
 ModelUri = Annotated[
     str,
-    Field(pattern=r"^(hf|s3|pvc|file|builtin)://[A-Za-z0-9._~/=-]+$", max_length=1024),
+    Field(pattern=r"^(hf|s3|pvc|file|builtin)://[A-Za-z0-9._~/=%-]+$", max_length=1024),
 ]
 DataUri = Annotated[
     str,
-    Field(pattern=r"^(s3|pvc|file|builtin)://[A-Za-z0-9._~/=-]+$", max_length=1024),
+    Field(pattern=r"^(s3|pvc|file|builtin)://[A-Za-z0-9._~/=%-]+$", max_length=1024),
 ]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -46,7 +46,7 @@ class Retention(Contract):
 class Storage(Contract):
     """Where checkpoints and results go."""
 
-    uri: Annotated[str, Field(pattern=r"^(s3|file)://[A-Za-z0-9._~/=-]+$", max_length=1024)]
+    uri: Annotated[str, Field(pattern=r"^(s3|file)://[A-Za-z0-9._~/=%-]+$", max_length=1024)]
     """`s3://bucket/prefix`, or `file://` for local runs."""
     endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
     """S3 endpoint; absent: the provider's own."""
@@ -141,7 +141,7 @@ class FailurePolicy(Contract):
     start_deadline_seconds: Positive = 1800
     """An attempt that has not reported a step by then has failed."""
     stage_deadline_seconds: Positive | None = None
-    """A stage that runs longer is stopped and fails; absent: no limit."""
+    """A stage whose attempts together run longer is stopped and fails; absent: no limit."""
 
     @model_validator(mode="after")
     def _deadlines_in_order(self) -> "FailurePolicy":

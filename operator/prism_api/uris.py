@@ -1,6 +1,7 @@
 """URIs as they stand in documents, and the local files that some of them name."""
 
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from prism_api.errors import FieldProblem, SpecError
 
@@ -11,8 +12,8 @@ def scheme(uri: str) -> str:
 
 
 def file_uri(path: Path) -> str:
-    """The URI of a local file."""
-    return f"file://{path.resolve()}"
+    """The URI of a local file; what a URI may not hold, such as a space, is percent-encoded."""
+    return f"file://{quote(str(path.resolve()))}"
 
 
 def local_path(uri: str) -> Path:
@@ -21,4 +22,4 @@ def local_path(uri: str) -> Path:
         problem = "cannot be read on this machine"
         remedy = "copy it here and give a file:// uri"
         raise SpecError([FieldProblem(uri, problem, remedy)])
-    return Path(uri.partition("://")[2])
+    return Path(unquote(uri.partition("://")[2]))

@@ -1,4 +1,4 @@
-"""Reads PrismRun documents: YAML 1.2 numbers, no duplicate keys, clear errors."""
+"""Reads and writes PrismRun documents: YAML 1.2 numbers, no duplicate keys, clear errors."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,12 @@ class _Loader(yaml.SafeLoader):
     """As Kubernetes reads YAML: 1e-5 is a number, and a key may occur once."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that `_Loader` would take for numbers."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -32,6 +37,12 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def to_yaml(document: dict[str, Any]) -> str:
+    """A plain document as YAML that reads back as the same."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def read_run(path: Path) -> PrismRun:

@@ -4,9 +4,8 @@ read."""
 import json
 from collections.abc import Iterator
 
-import yaml
-
 from prism_api.checkpoint import CheckpointRef
+from prism_operator.documents import to_yaml
 from prism_operator.planning.naming import attempt_name
 from prism_operator.planning.plan import Plan, ServeStep, TrainStep
 
@@ -45,4 +44,4 @@ def _step_lines(plan: Plan, step: ServeStep | TrainStep) -> Iterator[str]:
         yield f"  evaluation {step.evaluation.data.uri}"
     yield "  settings"
     settings = step.stage.model_dump(mode="json", by_alias=True, exclude={"workers", "rollout"})
-    yield from ("    " + line for line in yaml.safe_dump(settings, sort_keys=False).splitlines())
+    yield from ("    " + line for line in to_yaml(settings).splitlines())

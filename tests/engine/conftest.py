@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+
 from model_builders import build_model
+from numerics import set_up
+
+set_up()
 
 
 @pytest.fixture(scope="session")

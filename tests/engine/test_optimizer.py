@@ -1,4 +1,4 @@
-"""Schedule, AdamW and clipping against torch's and transformers' own; bad numbers change nothing."""
+"""Schedule, AdamW and clipping against torch and transformers; bad numbers change nothing."""
 
 import copy
 from typing import Any

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from model_builders import (
     IMAGE,
     MIXED,
@@ -19,8 +21,6 @@ from model_builders import (
     reference_logprobs,
     relative_difference,
 )
-from torch import Tensor
-
 from prism_trainer.engine.packing import Group, build_pack, split_into_packs
 from prism_trainer.engine.policy import hidden_states
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model_builders import IMAGE, MERGE, VISION_END, VISION_START, WORDS, build_model
 
+from model_builders import IMAGE, MERGE, VISION_END, VISION_START, WORDS, build_model
 from prism_trainer.engine.rope import Grid, mrope_positions
 
 # Built once for all examples; the index function reads its configuration only.

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from model_builders import build_groups, build_model, build_policy
 from torch import Tensor
 
+from model_builders import build_groups, build_model, build_policy
 from prism_api.errors import NonFiniteLoss
 from prism_api.optimization import Optimization
 from prism_trainer.distributed import Ranks
@@ -24,7 +24,7 @@ def policy() -> Policy:
 def test_the_report_says_loss_tokens_norm_and_rate(policy: Policy) -> None:
     packs = policy.packs(build_groups())
     assert len(packs) > 2
-    losses = [float(-policy.logprobs(pack)[0].sum()) for pack in packs]
+    losses = [-float(logprobs.sum()) for logprobs in policy.detached_logprobs(packs)]
     report = policy.update(packs, lambda _, pack: -policy.logprobs(pack)[0].sum(), 0)
     assert report.loss == pytest.approx(sum(losses), rel=1e-6)
     assert report.num_tokens == sum(pack.num_tokens for pack in packs)
@@ -38,7 +38,7 @@ def test_steps_lower_the_loss(policy: Policy) -> None:
     count = sum(len(pack.targets) for pack in packs)
     losses = [
         policy.update(packs, lambda _, pack: -policy.logprobs(pack)[0].sum() / count, step).loss
-        for step in range(6)
+        for step in range(4)
     ]
     assert losses[-1] < losses[0] - 0.5
 

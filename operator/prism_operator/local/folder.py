@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-import yaml
-
 from prism_api.errors import FolderTaken
 from prism_api.names import StageKind
 from prism_api.run import PrismRun
+from prism_operator.documents import to_yaml
 
 IDENTITY_FILE = "run.json"
 _LIVE_FIELDS = ("suspend", "failurePolicy", "images", "queue", "ttlSecondsAfterFinished")
@@ -112,7 +111,7 @@ def spec_hash(run: PrismRun) -> str:
 def run_yaml(run: PrismRun) -> str:
     """The run as its author could have written it."""
     document = run.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return yaml.safe_dump(document, sort_keys=False)
+    return to_yaml(document)
 
 
 def _lock(path: Path) -> IO[str]:

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from prism_api.base import parse
-from prism_api.errors import DataError, FieldProblem, PrismError, SpecError, StoreError
-from prism_api.exit_codes import ExitCode
+from prism_api.errors import (
+    DataError,
+    FieldProblem,
+    FolderTaken,
+    PrismError,
+    SpecError,
+    StoreError,
+)
 from prism_api.run import PrismRun
-from prism_api.uris import file_uri, scheme
+from prism_api.uris import file_uri, local_path, scheme
 
 _BUILTIN = {"digits": "prism_trainer.digits"}
 """Sets of inputs that a module of the trainer makes."""
@@ -18,19 +24,21 @@ _BUILTIN = {"digits": "prism_trainer.digits"}
 
 def builtin_sets(run: PrismRun) -> list[str]:
     """Names of the built-in sets that a run uses; raises SpecError for an unknown one."""
-    uris: list[str] = []
+    names: set[str] = set()
+    problems: list[FieldProblem] = []
 
-    def note(uri: str) -> str:
-        uris.append(uri)
+    def note(path: str, uri: str) -> str:
+        if scheme(uri) == "builtin":
+            names.add(_set_of(uri))
+            if _set_of(uri) not in _BUILTIN:
+                remedy = f"known: {', '.join(_BUILTIN)}"
+                problems.append(FieldProblem(path, f"{uri} is of no built-in set", remedy))
         return uri
 
-    _rewrite(run.model_dump(mode="json", by_alias=True), note)
-    names = sorted({_set_of(uri) for uri in uris if scheme(uri) == "builtin"})
-    for name in names:
-        if name not in _BUILTIN:
-            remedy = f"known: {', '.join(_BUILTIN)}"
-            raise SpecError([FieldProblem(f"builtin://{name}", "no such built-in set", remedy)])
-    return names
+    _rewrite(run.spec.model_dump(mode="json", by_alias=True), note, "spec")
+    if problems:
+        raise SpecError(problems)
+    return sorted(names)
 
 
 def localise(run: PrismRun, base: Path, inputs: Path) -> PrismRun:
@@ -42,28 +50,27 @@ def localise(run: PrismRun, base: Path, inputs: Path) -> PrismRun:
     document = run.model_dump(mode="json", by_alias=True, exclude_unset=True)
     problems: list[FieldProblem] = []
 
-    def localised(uri: str) -> str:
-        rest = uri.partition("://")[2]
+    def localised(path: str, uri: str) -> str:
         if scheme(uri) == "file":
-            return file_uri(base / rest)
+            return file_uri(base / local_path(uri))
         if scheme(uri) == "builtin":
-            return file_uri(inputs / rest)
+            return file_uri(inputs / uri.partition("://")[2])
         if scheme(uri) != "hf":
             remedy = "copy it to this machine and give file://PATH"
-            problems.append(FieldProblem(uri, "a local run cannot read this", remedy))
+            problems.append(FieldProblem(path, f"a local run cannot read {uri}", remedy))
         return uri
 
-    storage = document["spec"].pop("storage", None)
-    document = _rewrite(document, localised)
-    if storage is not None:
-        document["spec"]["storage"] = _rewrite(storage, localised)
+    document["spec"] = _rewrite(document["spec"], localised, "spec")
     if problems:
         raise SpecError(problems)
     return parse(PrismRun, document)
 
 
 def make_inputs(names: list[str], inputs: Path, seed: int) -> None:
-    """Make the built-in sets that are not there yet; raises what went wrong."""
+    """Make the built-in sets that are not there yet; raises what went wrong.
+
+    It takes seconds, and the terminal's Ctrl-C does not reach it: the caller stops afterwards.
+    """
     for name in names:
         command = [
             sys.executable,
@@ -74,28 +81,31 @@ def make_inputs(names: list[str], inputs: Path, seed: int) -> None:
             "--seed",
             str(seed),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, start_new_session=True
+        )
         if done.returncode:
             raise _error_of(done.returncode)(f"making the inputs {name!r}: {done.stderr.strip()}")
 
 
 def _error_of(code: int) -> type[PrismError]:
-    return {ExitCode.STORE: StoreError, ExitCode.BAD_DATA: DataError}.get(
-        ExitCode(code) if code in set(ExitCode) else ExitCode.CRASHED, PrismError
-    )
+    errors = (StoreError, DataError, FolderTaken)
+    return {int(error.exit_code): error for error in errors}.get(code, PrismError)
 
 
 def _set_of(uri: str) -> str:
     return uri.partition("://")[2].partition("/")[0]
 
 
-def _rewrite(value: Any, change: Callable[[str], Any]) -> Any:
-    """A copy of a document with every `uri` member changed."""
+def _rewrite(value: Any, change: Callable[[str, str], str], path: str) -> Any:
+    """A copy of a document with every `uri` member changed; `change` gets its path and itself."""
     if isinstance(value, dict):
         return {
-            key: change(item) if key == "uri" and isinstance(item, str) else _rewrite(item, change)
+            key: change(f"{path}.uri", item)
+            if key == "uri" and isinstance(item, str)
+            else _rewrite(item, change, f"{path}.{key}")
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_rewrite(item, change) for item in value]
+        return [_rewrite(item, change, f"{path}[{i}]") for i, item in enumerate(value)]
     return value

@@ -1,6 +1,6 @@
 """What the discriminator compares: one prompt's teacher text with the policy's responses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prism_trainer.discriminator.routing import CAPTION, REASONING
 from prism_trainer.engine.packing import Group, Prompt, Tokens
@@ -18,6 +18,8 @@ class Comparison:
     teacher: Segments
     students: tuple[Segments, ...]
     dropout_seed: int
+    students_before: int = 0
+    """Students of this prompt in the parts before, if the comparison was divided."""
 
     def group(self) -> Group:
         """As one packed group: teacher first, then students, each as caption and reasoning.
@@ -31,8 +33,7 @@ class Comparison:
 
 def chunks(comparison: Comparison, max_tokens: int) -> list[Comparison]:
     """Divide a comparison that exceeds a pack; every part keeps prompt and teacher."""
-    fixed = Comparison(comparison.prompt, comparison.teacher, (), comparison.dropout_seed)
-    start_tokens = fixed.group().num_tokens
+    start_tokens = replace(comparison, students=()).group().num_tokens
     parts: list[list[Segments]] = [[]]
     used = start_tokens
     for student in comparison.students:
@@ -42,7 +43,8 @@ def chunks(comparison: Comparison, max_tokens: int) -> list[Comparison]:
             used = start_tokens
         parts[-1].append(student)
         used += size
+    before = [sum(len(part) for part in parts[:i]) for i in range(len(parts))]
     return [
-        Comparison(comparison.prompt, comparison.teacher, tuple(part), comparison.dropout_seed + i)
-        for i, part in enumerate(parts)
+        replace(comparison, students=tuple(part), students_before=count)
+        for part, count in zip(parts, before, strict=True)
     ]

@@ -110,13 +110,18 @@ class Discriminator(Network):
         return scores
 
     def _dropout_mask(self, members: Sequence[Comparison], width: int) -> Tensor:
-        """Inverted dropout, keyed per prompt so that it does not depend on packing or ranks."""
+        """Inverted dropout, keyed per prompt so that it does not depend on packing or ranks.
+
+        A student's row is the same however the comparison is divided, and so is its teacher's.
+        """
         rate = self.settings.head_dropout
         masks = []
         for member in members:
             generator = torch.Generator().manual_seed(member.dropout_seed)
-            rows = 2 * (1 + len(member.students))
-            masks.append(torch.rand(rows, width, generator=generator) >= rate)
+            first = 2 * (1 + member.students_before)
+            rows = first + 2 * len(member.students)
+            draws = torch.rand(rows, width, generator=generator)
+            masks.append(torch.cat([draws[:2], draws[first:]]) >= rate)
         return torch.cat(masks) / (1 - rate)
 
     def _balance(self, scored: ScoredBatch) -> Tensor:

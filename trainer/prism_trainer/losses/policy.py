@@ -109,7 +109,7 @@ def _token_weights(inputs: PolicyLossInputs, objective: PolicyObjective) -> Tens
     if objective.average == "token":
         return 1.0 / max(1.0, inputs.total_tokens)
     lengths = inputs.response_lengths.clamp(min=1).index_select(0, inputs.response_index)
-    return 1.0 / (lengths * max(1.0, inputs.total_responses))
+    return 1.0 / (lengths.to(inputs.logprobs.dtype) * max(1.0, inputs.total_responses))
 
 
 def kl_penalty(logprobs: Tensor, reference: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from prism_api.errors import FieldProblem, SpecError
 from prism_api.resources import Rollout
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
+from prism_api.uris import file_uri
 from prism_store.checkpoints import read_checkpoint
 from prism_store.store import open_store
 from prism_trainer import distributed
@@ -45,7 +46,7 @@ def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> Stage
     """Load the model that the stage starts from, verified if it is another stage's result."""
     initial = config.model.uri
     if config.init_from is not None:
-        initial = f"file://{read_checkpoint(config.init_from).folder(EXPORT)}"
+        initial = file_uri(read_checkpoint(config.init_from).folder(EXPORT))
     stage = config.stage
     loaded = load_policy(initial, stage.train_vision_tower, ranks.device)
     precision = config.workers.precision

@@ -1,0 +1,54 @@
+"""Exit codes are a contract: distinct, and each belongs to one kind of error."""
+
+import pytest
+
+from prism_api import errors
+from prism_api.exit_codes import NEEDS_HELP, PERMANENT, ExitCode
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("DONE", 0),
+        ("CRASHED", 1),
+        ("BAD_CONFIG", 64),
+        ("BAD_DATA", 65),
+        ("NON_FINITE", 70),
+        ("FOLDER_TAKEN", 73),
+        ("STORE", 74),
+        ("SAVED", 75),
+    ],
+)
+def test_the_codes_are_what_scripts_rely_on(name: str, code: int) -> None:
+    assert ExitCode[name] == code
+
+
+def test_there_are_no_other_codes() -> None:
+    assert {int(code) for code in ExitCode} == {0, 1, 64, 65, 70, 73, 74, 75}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.SpecError, 64),
+        (errors.DataError, 65),
+        (errors.NonFiniteLoss, 70),
+        (errors.FolderTaken, 73),
+        (errors.StoreError, 74),
+    ],
+)
+def test_each_kind_of_error_has_its_own_code(error: type[errors.PrismError], code: int) -> None:
+    assert error.exit_code == code
+
+
+def test_every_kind_of_error_is_in_the_tree_of_the_module() -> None:
+    assert errors.__doc__ is not None
+    kinds = errors.PrismError.__subclasses__()
+
+    assert [kind.__name__ for kind in kinds if kind.__name__ not in errors.__doc__] == []
+    assert len({kind.exit_code for kind in kinds}) == len(kinds)
+
+
+def test_only_what_would_fail_again_is_permanent() -> None:
+    assert {int(code) for code in PERMANENT} == {64, 65, 70}
+    assert {int(code) for code in NEEDS_HELP} == {74}

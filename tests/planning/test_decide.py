@@ -1,0 +1,345 @@
+"""decide(): one example for each situation that a run can be in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from observed_builders import a_proof, ended, interrupted, observed, running
+from prism_api.exit_codes import ExitCode
+from prism_api.resources import FailurePolicy
+from prism_operator.planning.decide import (
+    Decision,
+    StartAttempt,
+    State,
+    StopAttempt,
+    backoff_seconds,
+    decide,
+)
+from prism_operator.planning.observation import RunObserved
+from run_builders import a_plan
+
+PLAN = a_plan()
+POLICY = FailurePolicy(max_restarts=2, start_deadline_seconds=100, stage_deadline_seconds=1000)
+SFT, ALIGN, RLVR = a_proof("sft"), a_proof("align"), a_proof("rlvr")
+NOW = 50.0
+
+
+def decided(found: RunObserved, now: float = NOW, policy: FailurePolicy = POLICY) -> Decision:
+    return decide(PLAN, policy, found, now)
+
+
+def start(kind: Any, attempt: int, of: Any = None) -> StartAttempt:
+    return StartAttempt(kind, attempt, of.checkpoint if of else None)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What is observed, and what follows: the run's state, and the only action if there is one."""
+
+    name: str
+    found: RunObserved
+    state: State
+    action: StartAttempt | tuple[Any, int] | None = None
+    """A start, or kind and number of the attempt to stop."""
+    now: float = NOW
+
+    def __str__(self) -> str:
+        return self.name
+
+
+STOPPED = 75
+EXAMPLES = (
+    Example("a new run starts sft from the model", observed(), State.RUNNING, start("sft", 1)),
+    Example("a running attempt goes on", observed(sft=[running()]), State.RUNNING),
+    Example(
+        "a proven stage hands its checkpoint on",
+        observed(results=(SFT,), sft=[ended(0)]),
+        State.RUNNING,
+        start("align", 1, SFT),
+    ),
+    Example(
+        "the third stage starts from the second",
+        observed(results=(SFT, ALIGN)),
+        State.RUNNING,
+        start("rlvr", 1, ALIGN),
+    ),
+    Example("all proven is done", observed(results=(SFT, ALIGN, RLVR)), State.SUCCEEDED),
+    Example(
+        "done even while suspended", observed(results=(SFT, ALIGN, RLVR), suspend=True),
+        State.SUCCEEDED,
+    ),
+    Example(
+        "exit code 0 without a result proves nothing",
+        observed(sft=[ended(0)]),
+        State.RUNNING,
+        start("sft", 2),
+    ),
+    Example(
+        "a result of another run proves nothing",
+        observed(results=(a_proof("sft", uid="99999999-9999"),)),
+        State.RUNNING,
+        start("sft", 1),
+    ),
+    Example(
+        "a result of a later stage does not prove an earlier one",
+        observed(results=(ALIGN,)),
+        State.RUNNING,
+        start("sft", 1),
+    ),
+    Example(
+        "nothing starts while a proven stage's process ends",
+        observed(results=(SFT,), sft=[running()]),
+        State.RUNNING,
+        ("sft", 1),
+    ),
+    Example(
+        "the run is not done before its last process has ended",
+        observed(results=(SFT, ALIGN, RLVR), rlvr=[running()]),
+        State.STOPPING,
+        ("rlvr", 1),
+    ),
+    Example(
+        "nothing starts beside an older attempt that still runs",
+        observed(sft=[running(1), interrupted(2)]),
+        State.RUNNING,
+        ("sft", 1),
+    ),
+    Example(
+        "nothing starts beside an attempt of a later stage",
+        observed(align=[running(4)]),
+        State.RUNNING,
+        ("align", 4),
+    ),
+    Example("a crash is tried again", observed(sft=[ended(1)]), State.RUNNING, start("sft", 2)),
+    Example("so is a kill", observed(sft=[ended(-9)]), State.RUNNING, start("sft", 2)),
+    Example("so is no code", observed(sft=[ended(None)]), State.RUNNING, start("sft", 2)),
+    Example("so is an unknown code", observed(sft=[ended(3)]), State.RUNNING, start("sft", 2)),
+    Example("but not at once", observed(sft=[ended(1, ended_at=50)]), State.RUNNING),
+    Example(
+        "preempted attempts do not count",
+        observed(sft=[interrupted(n) for n in range(1, 9)]),
+        State.RUNNING,
+        start("sft", 9),
+    ),
+    Example(
+        "saved attempts do not count",
+        observed(sft=[ended(STOPPED, n) for n in range(1, 9)]),
+        State.RUNNING,
+        start("sft", 9),
+    ),
+    Example(
+        "a saved attempt goes on at once",
+        observed(sft=[ended(STOPPED, ended_at=50)]),
+        State.RUNNING,
+        start("sft", 2),
+    ),
+    Example(
+        "the budget counts faults only",
+        observed(sft=[ended(1, 1), interrupted(2), ended(STOPPED, 3), ended(1, 4)]),
+        State.RUNNING,
+        start("sft", 5),
+    ),
+    Example(
+        "the budget ends", observed(sft=[ended(1, n) for n in range(1, 4)]), State.FAILED
+    ),
+    Example(
+        "exit code 0 without a result uses the budget",
+        observed(sft=[ended(0, n) for n in range(1, 4)]),
+        State.FAILED,
+    ),
+    Example(
+        "each stage has its own budget",
+        observed(results=(SFT,), sft=[ended(1, 1), ended(1, 2), ended(0, 3)]),
+        State.RUNNING,
+        start("align", 1, SFT),
+    ),
+    Example("bad config is final", observed(sft=[ended(64)]), State.FAILED),
+    Example("bad data is final", observed(sft=[ended(65)]), State.FAILED),
+    Example("a loss that is not finite is final", observed(sft=[ended(70)]), State.FAILED),
+    Example(
+        "a permanent end is shown even while suspended",
+        observed(sft=[ended(65)], suspend=True),
+        State.FAILED,
+    ),
+    Example("a full disk waits for help", observed(sft=[ended(74)]), State.BLOCKED),
+    Example(
+        "help is still asked for while suspended",
+        observed(sft=[ended(74)], suspend=True),
+        State.BLOCKED,
+    ),
+    Example(
+        "a damaged input of a later stage waits for help too",
+        observed(results=(SFT,), align=[ended(74)]),
+        State.BLOCKED,
+    ),
+    Example("a new run can be suspended", observed(suspend=True), State.SUSPENDED),
+    Example(
+        "suspending stops what runs",
+        observed(sft=[running()], suspend=True),
+        State.STOPPING,
+        ("sft", 1),
+    ),
+    Example(
+        "and then nothing starts",
+        observed(sft=[ended(STOPPED)], suspend=True),
+        State.SUSPENDED,
+    ),
+    Example(
+        "nor after a crash", observed(sft=[ended(1)], suspend=True), State.SUSPENDED
+    ),
+    Example(
+        "nor the next stage", observed(results=(SFT,), suspend=True), State.SUSPENDED
+    ),
+    Example(
+        "continuing starts a new attempt",
+        observed(sft=[ended(STOPPED)]),
+        State.RUNNING,
+        start("sft", 2),
+    ),
+    Example(
+        "no step for too long is stopped",
+        observed(sft=[running(has_stepped=False)]),
+        State.STOPPING,
+        ("sft", 1),
+        now=101,
+    ),
+    Example("a first step ends that worry", observed(sft=[running()]), State.RUNNING, now=101),
+    Example(
+        "an attempt without a step counts though it saved itself",
+        observed(
+            sft=[
+                ended(STOPPED, n, started_at=200 * n, ended_at=200 * n + 101, has_stepped=False)
+                for n in range(1, 4)
+            ]
+        ),
+        State.FAILED,
+        now=5000,
+    ),
+    Example(
+        "a stage that runs too long is stopped",
+        observed(sft=[running()]),
+        State.STOPPING,
+        ("sft", 1),
+        now=1001,
+    ),
+    Example(
+        "and fails",
+        observed(sft=[ended(STOPPED, ended_at=1001)]),
+        State.FAILED,
+        now=1001,
+    ),
+    Example(
+        "its attempts count together",
+        observed(sft=[ended(STOPPED, 1, 0, 600), running(2, started_at=600)]),
+        State.STOPPING,
+        ("sft", 2),
+        now=1001,
+    ),
+    Example(
+        "but not the time between them",
+        observed(sft=[ended(STOPPED, 1, 0, 600), running(2, started_at=9000)]),
+        State.RUNNING,
+        now=9300,
+    ),
+    Example(
+        "nor attempts of which no times are known",
+        observed(sft=[interrupted(1), running(2, started_at=9000)]),
+        State.RUNNING,
+        now=9300,
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_what_follows(example: Example) -> None:
+    decision = decided(example.found, example.now)
+
+    assert decision.state is example.state
+    if isinstance(example.action, tuple):
+        (action,) = decision.actions
+        assert isinstance(action, StopAttempt)
+        assert (action.kind, action.attempt) == example.action
+        assert action.reason
+    else:
+        assert decision.actions == ((example.action,) if example.action else ())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_a_decision_shows_every_stage_in_order(example: Example) -> None:
+    decision = decided(example.found, example.now)
+
+    assert list(decision.stages) == ["sft", "align", "rlvr"]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_only_a_settled_run_is_not_looked_at_again(example: Example) -> None:
+    decision = decided(example.found, example.now)
+
+    settled = decision.state in (State.SUCCEEDED, State.FAILED, State.BLOCKED, State.SUSPENDED)
+    assert (decision.requeue_after_seconds is None) == settled
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (observed(sft=[ended(64)]), ExitCode.BAD_CONFIG),
+        (observed(sft=[ended(65)]), ExitCode.BAD_DATA),
+        (observed(sft=[ended(70)]), ExitCode.NON_FINITE),
+        (observed(sft=[ended(74)]), ExitCode.STORE),
+        (observed(sft=[ended(1, n) for n in (1, 2, 3)]), ExitCode.CRASHED),
+        (observed(sft=[ended(0, n) for n in (1, 2, 3)]), ExitCode.CRASHED),
+        (observed(sft=[ended(STOPPED, ended_at=1001)]), ExitCode.CRASHED),
+    ],
+)
+def test_a_failed_run_never_looks_done_or_merely_stopped(
+    found: RunObserved, code: ExitCode
+) -> None:
+    assert decided(found, 9999).exit_code is code
+
+
+def test_the_last_message_of_the_trainer_is_passed_on() -> None:
+    assert decided(observed(sft=[ended(65, message="row 3 is bad")])).message == "row 3 is bad"
+    failed = decided(observed(sft=[ended(1, n, message=f"{n}!") for n in (1, 2, 3)]))
+    assert failed.message == "failed 3 times, maxRestarts is 2; last: 3!"
+
+
+def test_the_status_counts_faults() -> None:
+    found = observed(sft=[ended(1, 1), interrupted(2), ended(STOPPED, 3), running(4)])
+
+    status = decided(found).stages["sft"]
+
+    assert (status.state, status.attempt, status.faults) == (State.RUNNING, 4, 1)
+
+
+def test_the_faults_of_a_proven_stage_are_kept() -> None:
+    found = observed(results=(a_proof("sft", 2),), sft=[ended(1, 1), ended(0, 2)])
+
+    status = decided(found).stages["sft"]
+
+    assert (status.state, status.attempt, status.faults) == (State.SUCCEEDED, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("faults", "seconds"),
+    [(0, 0), (1, 1), (2, 2), (3, 4), (4, 8), (9, 256), (10, 300), (1000, 300)],
+)
+def test_pauses_double_up_to_five_minutes(faults: int, seconds: float) -> None:
+    assert backoff_seconds(faults) == seconds
+
+
+def test_the_pause_counts_from_the_end_of_the_attempt() -> None:
+    policy = FailurePolicy(max_restarts=9, start_deadline_seconds=100)
+    found = observed(sft=[ended(1, n, 10 * n, 10 * n + 5) for n in (1, 2, 3)])
+
+    early = decided(found, 38.0, policy)
+    assert (early.actions, early.requeue_after_seconds) == ((), 1.0)
+    assert early.stages["sft"].message == "tries again in 1 s"
+    assert decided(found, 39.0, policy).actions == (start("sft", 4),)
+
+
+def test_a_smaller_budget_applies_from_the_next_attempt() -> None:
+    found = observed(sft=[ended(1, 1), interrupted(2)])
+
+    assert decided(found, policy=FailurePolicy(max_restarts=0)).state is State.FAILED
+    assert decided(found, policy=FailurePolicy(max_restarts=1)).actions == (start("sft", 3),)

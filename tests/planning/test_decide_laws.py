@@ -1,0 +1,261 @@
+"""Laws of decide(): whatever happens, in whatever order, these hold at every decision.
+
+The machine plays the world: attempts step, end, hang, are preempted; users suspend and continue;
+results of other runs turn up. The laws are checked by its own bookkeeping, not by decide's.
+"""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from observed_builders import a_proof
+from prism_api.names import STAGE_ORDER, StageKind
+from prism_api.resources import FailurePolicy
+from prism_operator.planning.decide import (
+    Decision,
+    StartAttempt,
+    State,
+    StopAttempt,
+    backoff_seconds,
+    decide,
+)
+from prism_operator.planning.observation import AttemptObserved, RunObserved
+from run_builders import REMOVED, UID, a_plan
+
+FINAL_CODES = (64, 65, 70)
+NEEDS_HELP = 74
+SAVED = 75
+OTHER_UID = "99999999-9999"
+SETTLED = (State.SUCCEEDED, State.FAILED, State.BLOCKED, State.SUSPENDED)
+
+
+class World(RuleBasedStateMachine):
+    """One run and everything that can happen to it."""
+
+    @initialize(
+        kinds=st.sets(st.sampled_from(STAGE_ORDER), min_size=1),
+        restarts=st.integers(0, 3),
+        start_deadline=st.sampled_from([50, 500]),
+        stage_deadline=st.none() | st.integers(501, 3000),
+    )
+    def begin(
+        self,
+        kinds: set[StageKind],
+        restarts: int,
+        start_deadline: int,
+        stage_deadline: int | None,
+    ) -> None:
+        absent = set(STAGE_ORDER) - kinds
+        self.plan = a_plan({f"spec.stages.{kind}": REMOVED for kind in sorted(absent)})
+        self.kinds = [kind for kind in STAGE_ORDER if kind in kinds]
+        self.policy = FailurePolicy(
+            max_restarts=restarts,
+            start_deadline_seconds=start_deadline,
+            stage_deadline_seconds=stage_deadline,
+        )
+        self.now = 1000.0
+        self.suspend = False
+        self.attempts: dict[StageKind, list[AttemptObserved]] = {kind: [] for kind in self.kinds}
+        self.results: dict[StageKind, Any] = {}
+        self.last: Decision | None = None
+
+    # What the executor does.
+
+    @rule()
+    def look(self) -> None:
+        """Observe, decide, check every law, act."""
+        found = self.found()
+        before = deepcopy(found)
+        decision = decide(self.plan, self.policy, found, self.now)
+        assert decision == decide(self.plan, self.policy, before, self.now), "decide is pure"
+        assert found == before, "decide changes nothing"
+        starts = [a for a in decision.actions if isinstance(a, StartAttempt)]
+        stops = [a for a in decision.actions if isinstance(a, StopAttempt)]
+        self.check_starts(starts)
+        self.check_stops(stops)
+        self.check_state(decision, starts)
+        for start in starts:
+            fresh = AttemptObserved(start.attempt, "running", started_at=self.now)
+            self.attempts[start.kind].append(fresh)
+        self.last = decision
+
+    def check_starts(self, starts: list[StartAttempt]) -> None:
+        assert len(starts) <= 1
+        for start in starts:
+            before = self.kinds[: self.kinds.index(start.kind)]
+            assert all(self.is_proven(kind) for kind in before)
+            assert not self.is_proven(start.kind)
+            parent = self.results[before[-1]].checkpoint if before else None
+            assert start.init_from == parent
+            assert not self.all_running()
+            assert not self.suspend
+            self.check_may_follow(start)
+
+    def check_may_follow(self, start: StartAttempt) -> None:
+        earlier = self.attempts[start.kind]
+        assert start.attempt == len(earlier) + 1
+        assert not any(a.exit_code in FINAL_CODES for a in earlier)
+        assert not (earlier and earlier[-1].exit_code == NEEDS_HELP)
+        faults = [a for a in earlier if self.is_fault(a)]
+        assert len(faults) <= self.policy.max_restarts
+        if earlier and self.is_fault(earlier[-1]):
+            assert self.now >= earlier[-1].ended_at + backoff_seconds(len(faults))
+        limit = self.policy.stage_deadline_seconds
+        assert limit is None or self.seconds(start.kind) <= limit
+
+    def check_stops(self, stops: list[StopAttempt]) -> None:
+        asked = {(stop.kind, stop.attempt) for stop in stops}
+        must = {(kind, a.number) for kind, a in self.all_running() if self.must_stop(kind, a)}
+        assert asked == must
+
+    def check_state(self, decision: Decision, starts: list[StartAttempt]) -> None:
+        assert (decision.state is State.SUCCEEDED) == (
+            all(self.is_proven(kind) for kind in self.kinds) and not self.all_running()
+        )
+        if decision.state in SETTLED:
+            assert not self.all_running()
+            assert not decision.actions
+        else:
+            assert decision.requeue_after_seconds is not None
+            assert decision.requeue_after_seconds > 0
+        if decision.state is State.SUSPENDED:
+            assert self.suspend
+        if decision.state in (State.FAILED, State.BLOCKED):
+            assert decision.exit_code not in (None, 0, SAVED)
+        shown = {kind for kind, s in decision.stages.items() if s.state is State.SUCCEEDED}
+        assert all(self.is_proven(kind) for kind in shown)
+
+    # What the world does.
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 5.0, 60.0, 400.0, 2000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(suspend=st.booleans())
+    def the_user_suspends_or_continues(self, suspend: bool) -> None:
+        self.suspend = suspend
+
+    @precondition(lambda self: self.all_running())
+    @rule()
+    def an_attempt_steps(self) -> None:
+        self.change(has_stepped=True)
+
+    @precondition(lambda self: self.all_running())
+    @rule(code=st.sampled_from([0, 1, -9, 137, None, SAVED, SAVED, NEEDS_HELP, *FINAL_CODES]))
+    def an_attempt_ends(self, code: int | None) -> None:
+        self.change(state="ended", exit_code=code, ended_at=self.now)
+
+    @precondition(lambda self: self.all_running())
+    @rule()
+    def an_attempt_is_preempted(self) -> None:
+        self.change(state="interrupted", ended_at=self.now)
+
+    @precondition(lambda self: self.all_running())
+    @rule(lingers=st.booleans())
+    def an_attempt_succeeds(self, lingers: bool) -> None:
+        kind, attempt = self.all_running()[-1]
+        self.results[kind] = a_proof(kind, attempt.number)
+        if not lingers:
+            self.change(state="ended", exit_code=0, ended_at=self.now, has_stepped=True)
+
+    @rule(kind=st.sampled_from(STAGE_ORDER), of=st.sampled_from(STAGE_ORDER))
+    def a_result_that_proves_nothing_turns_up(self, kind: StageKind, of: StageKind) -> None:
+        if kind in self.kinds and kind not in self.results:
+            self.results[kind] = a_proof(of, uid=OTHER_UID)
+
+    @rule()
+    def somebody_helps(self) -> None:
+        """Space was freed: as the local runner does, the ended attempt is seen as interrupted."""
+        for kind, attempts in self.attempts.items():
+            if attempts and attempts[-1].exit_code == NEEDS_HELP:
+                attempts[-1] = replace(attempts[-1], state="interrupted", exit_code=None)
+                assert self.attempts[kind]
+
+    def teardown(self) -> None:
+        """From anywhere, if all goes well from now on, the run is settled in a few steps."""
+        if not hasattr(self, "plan"):
+            return
+        self.suspend = False
+        for _ in range(4 * len(self.kinds) + 4):
+            while self.all_running():
+                self.an_attempt_succeeds(lingers=False)
+            self.look()
+            assert self.last is not None
+            if self.last.state in SETTLED:
+                return
+            self.now += self.last.requeue_after_seconds or 0.0
+        raise AssertionError(f"it never ends: {self.last}")
+
+    # Bookkeeping.
+
+    def found(self) -> RunObserved:
+        attempts = {kind: tuple(found) for kind, found in self.attempts.items()}
+        return RunObserved(attempts, dict(self.results), self.suspend)
+
+    def change(self, **facts: Any) -> None:
+        kind, attempt = self.all_running()[-1]
+        place = self.attempts[kind].index(attempt)
+        self.attempts[kind][place] = replace(attempt, **facts)
+
+    def all_running(self) -> list[tuple[StageKind, AttemptObserved]]:
+        return [
+            (kind, a)
+            for kind, found in self.attempts.items()
+            for a in found
+            if a.state == "running"
+        ]
+
+    def is_proven(self, kind: StageKind) -> bool:
+        result = self.results.get(kind)
+        return result is not None and result.run.uid == UID and result.kind == kind
+
+    def is_fault(self, attempt: AttemptObserved) -> bool:
+        if attempt.state != "ended":
+            return False
+        slow = attempt.ended_at - attempt.started_at > self.policy.start_deadline_seconds
+        return attempt.exit_code != SAVED or (slow and not attempt.has_stepped)
+
+    def seconds(self, kind: StageKind) -> float:
+        ends = [self.now if a.state == "running" else a.ended_at for a in self.attempts[kind]]
+        return sum(e - a.started_at for e, a in zip(ends, self.attempts[kind], strict=True))
+
+    def must_stop(self, kind: StageKind, attempt: AttemptObserved) -> bool:
+        limit = self.policy.stage_deadline_seconds
+        age = self.now - attempt.started_at
+        return (
+            self.is_proven(kind)
+            or self.suspend
+            or (not attempt.has_stepped and age > self.policy.start_deadline_seconds)
+            or (limit is not None and self.seconds(kind) > limit)
+        )
+
+
+World.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+class TestLaws(World.TestCase):  # type: ignore[name-defined,misc]
+    """Hypothesis runs the machine through unittest."""
+
+
+@pytest.mark.parametrize("code", FINAL_CODES)
+def test_the_world_does_reach_what_the_laws_are_about(code: int) -> None:
+    """A machine that never gets there would prove nothing."""
+    world = World()
+    world.begin({"sft", "rlvr"}, restarts=1, start_deadline=50, stage_deadline=None)
+    world.look()
+    world.an_attempt_succeeds(lingers=True)
+    world.look()
+    assert len(world.all_running()) == 1
+    world.an_attempt_ends(0)
+    world.look()
+    world.an_attempt_ends(code)
+    world.look()
+
+    assert world.last is not None
+    assert (world.last.state, world.last.exit_code) == (State.FAILED, code)
+    assert len(world.attempts["rlvr"]) == 1

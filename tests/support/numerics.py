@@ -1,0 +1,15 @@
+"""How tests with tensors run: one thread, and examples that are the same every time.
+
+Tensors are small here; a second thread only waits for the first, ten times as long on a busy
+machine.
+"""
+
+import torch
+from hypothesis import settings
+
+
+def set_up() -> None:
+    """Called by the conftest of every folder that computes with torch."""
+    torch.set_num_threads(1)
+    settings.register_profile("numerics", deadline=None, derandomize=True, database=None)
+    settings.load_profile("numerics")
