@@ -47,7 +47,7 @@ def test_about_json_says_what_was_made(made: Path) -> None:
     about = json.loads((made / "about.json").read_text())
     assert about["seed"] == SEED
     assert about["digits"] == {"train": 1237, "validation": 200, "heldout": 360}
-    assert about["model"]["vocabulary"] == 361
+    assert about["model"]["vocabulary"] == 364
     assert {name: table["rows"] for name, table in about["tables"].items()} == {
         "sft-public": 4000,
         "sft-curated": 800,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from prism_trainer.digits.questions import QUESTIONS, Digits, Question, wrong_answers
 
-SUM, DIFFERENCE, LARGEST, SMALLEST, LARGER = QUESTIONS
+SUM, DIFFERENCE, LARGEST, SMALLEST, LAST, LARGER = QUESTIONS
 digits_of_a_picture = st.lists(st.integers(0, 9), min_size=2, max_size=3).map(tuple)
 any_question = st.sampled_from(QUESTIONS)
 
@@ -22,6 +22,7 @@ any_question = st.sampled_from(QUESTIONS)
         pytest.param(DIFFERENCE, (7, 7), "0", "The difference is 7 - 7 = 0.", id="no difference"),
         pytest.param(LARGEST, (3, 9, 2), "9", "The largest of 3, 9, 2 is 9.", id="largest"),
         pytest.param(SMALLEST, (3, 9, 2), "2", "The smallest of 3, 9, 2 is 2.", id="smallest"),
+        pytest.param(LAST, (3, 9), "9", "The digits are 3, 9, so the last is 9.", id="last"),
         pytest.param(LARGER, (8, 9, 2), "A", "A is 8, B is 2, so A is larger.", id="first larger"),
         pytest.param(LARGER, (1, 9), "B", "A is 1, B is 9, so B is larger.", id="last larger"),
     ],
@@ -34,7 +35,7 @@ def test_answers_and_derivations(
 
 
 def test_questions_are_told_apart_by_their_text() -> None:
-    assert len({question.text for question in QUESTIONS}) == len(QUESTIONS) == 5
+    assert len({question.text for question in QUESTIONS}) == len(QUESTIONS) == 6
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.text)

@@ -169,6 +169,18 @@ def test_pairs_of_tokens_are_as_frequent_as_the_softmax_says(
         assert ((seen - wanted) ** 2 / wanted).sum() < CRITICAL[len(wanted) - 1]
 
 
+@pytest.mark.parametrize(
+    ("uniform", "token"), [(0.0, 1), (0.24, 1), (0.26, 2), (1 - 1e-12, 2)], ids=str
+)
+def test_tokens_without_probability_are_never_chosen(uniform: float, token: int) -> None:
+    """Not even by a number so near to 1 that float32 rounds it up."""
+    logits = torch.tensor([[-1e4, 0.0, float(np.log(3)), -1e4, -1e4]])
+    draw = torch.tensor([uniform], dtype=torch.float64)
+    chosen, logprob = generator_module._choose(logits, draw, 1.0)
+    assert chosen.item() == token
+    assert logprob.exp().item() == pytest.approx(0.25 if token == 1 else 0.75)
+
+
 def test_temperature_sharpens_and_flattens(tiny: TinyWorld) -> None:
     shares = []
     for temperature in (0.3, 1.0, 3.0):

@@ -5,7 +5,7 @@ restarted executor goes on as if nothing had happened.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from prism_api.checkpoint import CheckpointRef
@@ -30,6 +30,9 @@ class State(StrEnum):
     BLOCKED = "Blocked"
     FAILED = "Failed"
     SUCCEEDED = "Succeeded"
+
+
+_SETTLED = (State.SUSPENDED, State.BLOCKED, State.FAILED, State.SUCCEEDED)
 
 
 @dataclass(frozen=True)
@@ -79,29 +82,66 @@ class Decision:
 
 def decide(plan: Plan, policy: FailurePolicy, observed: RunObserved, now: float) -> Decision:
     """The next actions of a run: at most one attempt of one stage runs at any time."""
-    stages: dict[StageKind, StageStatus] = {}
+    stages = {step.kind: StageStatus(State.PENDING) for step in plan.train_steps}
+    current: TrainStep | None = None
     previous: StageResult | None = None
     for step in plan.train_steps:
-        attempts = observed.attempts.get(step.kind, ())
         result = observed.results.get(step.kind)
-        if result is not None and _is_proof(result, step):
-            stages[step.kind] = StageStatus(
-                State.SUCCEEDED, result.attempt, _faults(attempts, policy)
-            )
-            previous = result
-            continue
-        decision = _decide_stage(step, policy, attempts, previous, observed.suspend, now)
-        rest = {
-            s.kind: StageStatus(State.PENDING) for s in plan.train_steps if s.kind not in stages
-        }
-        decision.stages.update(stages | {k: v for k, v in rest.items() if k != step.kind})
-        return decision
-    return Decision(State.SUCCEEDED, stages)
+        if result is None or not _is_proof(result, step):
+            current = step
+            break
+        failed = [a for a in _attempts(observed, step.kind) if a.exit_code != ExitCode.DONE]
+        stages[step.kind] = StageStatus(State.SUCCEEDED, result.attempt, _faults(failed, policy))
+        previous = result
+    if current is None:
+        decision = Decision(State.SUCCEEDED, stages)
+    else:
+        attempts = _attempts(observed, current.kind)
+        decision = _decide_stage(current, policy, attempts, previous, observed.suspend, now)
+        decision = replace(decision, stages=stages | decision.stages)
+    strays = _strays(observed, current)
+    return _once_alone(decision, strays) if strays else decision
+
+
+def _attempts(observed: RunObserved, kind: StageKind) -> tuple[AttemptObserved, ...]:
+    return observed.attempts.get(kind, ())
 
 
 def _is_proof(result: StageResult, step: TrainStep) -> bool:
     """Whether the result is of this very stage of this very run."""
     return result.run.uid == step.run.uid and result.kind == step.kind
+
+
+def _strays(observed: RunObserved, current: TrainStep | None) -> tuple[StopAttempt, ...]:
+    """Whatever runs beside the newest attempt of the current stage, such as a process that has
+    reported its stage's result and is about to end."""
+    running = {
+        (kind, attempt.number)
+        for kind, attempts in observed.attempts.items()
+        for attempt in attempts
+        if attempt.state == "running"
+    }
+    if current is not None:
+        running -= {(current.kind, a.number) for a in _attempts(observed, current.kind)[-1:]}
+    return tuple(StopAttempt(kind, number, "it is done with") for kind, number in sorted(running))
+
+
+def _once_alone(decision: Decision, strays: tuple[StopAttempt, ...]) -> Decision:
+    """The same, but nothing starts and nothing is settled while strays run."""
+    stops = tuple(action for action in decision.actions if isinstance(action, StopAttempt))
+    waiting = {
+        action.kind: StageStatus(State.PENDING)
+        for action in decision.actions
+        if isinstance(action, StartAttempt)
+    }
+    is_settled = decision.state in _SETTLED
+    return Decision(
+        State.STOPPING if is_settled else decision.state,
+        decision.stages | waiting,
+        strays + stops,
+        decision.message,
+        requeue_after_seconds=_POLL_SECONDS,
+    )
 
 
 def _decide_stage(
@@ -115,11 +155,16 @@ def _decide_stage(
     last = attempts[-1] if attempts else None
     if last is not None and last.state == "running":
         return _watch(step, policy, attempts, suspend, now)
+    code = _code(last) if last is not None and last.state == "ended" else None
+    if code in PERMANENT:
+        return _settled(step, policy, State.FAILED, attempts, attempts[-1].message, code)
+    if code in NEEDS_HELP:
+        return _settled(step, policy, State.BLOCKED, attempts, attempts[-1].message, code)
     if suspend:
         return _settled(
             step, policy, State.SUSPENDED, attempts, "stopped; the last checkpoint is kept"
         )
-    if last is not None and last.state == "ended":
+    if last is not None:
         verdict = _judge(step, policy, attempts, now)
         if verdict is not None:
             return verdict
@@ -165,32 +210,38 @@ def _reason_to_stop(
 def _is_over_deadline(
     policy: FailurePolicy, attempts: Sequence[AttemptObserved], now: float
 ) -> bool:
+    """Whether all attempts together ran too long; pauses between them do not count."""
     limit = policy.stage_deadline_seconds
-    return limit is not None and now - attempts[0].started_at > limit
+    seconds = sum(
+        (now if attempt.state == "running" else attempt.ended_at) - attempt.started_at
+        for attempt in attempts
+    )
+    return limit is not None and seconds > limit
+
+
+def _code(attempt: AttemptObserved) -> ExitCode:
+    """The contract's code; every other one means the same as a crash."""
+    code = attempt.exit_code
+    return ExitCode(code) if code is not None and code in set(ExitCode) else ExitCode.CRASHED
 
 
 def _judge(
     step: TrainStep, policy: FailurePolicy, attempts: Sequence[AttemptObserved], now: float
 ) -> Decision | None:
-    """Whether an ended attempt settles the stage; None: try again."""
-    last = attempts[-1]
-    code = ExitCode(last.exit_code) if last.exit_code in set(ExitCode) else ExitCode.CRASHED
-    if code in PERMANENT:
-        return _settled(step, policy, State.FAILED, attempts, last.message, code)
-    if code in NEEDS_HELP:
-        return _settled(step, policy, State.BLOCKED, attempts, last.message, code)
+    """Whether the attempts so far settle the stage or ask for a pause; None: try again."""
+    last, faults = attempts[-1], _faults(attempts, policy)
     if _is_over_deadline(policy, attempts, now):
         text = f"longer than stageDeadlineSeconds ({policy.stage_deadline_seconds})"
-        return _settled(step, policy, State.FAILED, attempts, text, code)
-    faults = _faults(attempts, policy)
+        return _settled(step, policy, State.FAILED, attempts, text, ExitCode.CRASHED)
+    cause = "ended well without a result" if last.exit_code == ExitCode.DONE else last.message
     if faults > policy.max_restarts:
-        text = f"failed {faults} times, maxRestarts is {policy.max_restarts}; last: {last.message}"
-        return _settled(step, policy, State.FAILED, attempts, text, code)
+        text = f"failed {faults} times, maxRestarts is {policy.max_restarts}; last: {cause}"
+        return _settled(step, policy, State.FAILED, attempts, text, ExitCode.CRASHED)
     wait = last.ended_at + backoff_seconds(faults) - now
-    if code is not ExitCode.SAVED and wait > 0:
+    if _is_fault(last, policy) and wait > 0:
         status = StageStatus(State.PENDING, last.number, faults, f"tries again in {wait:.0f} s")
         return Decision(
-            State.RUNNING, {step.kind: status}, message=last.message, requeue_after_seconds=wait
+            State.RUNNING, {step.kind: status}, message=cause, requeue_after_seconds=wait
         )
     return None
 
@@ -209,14 +260,17 @@ def _settled(
 
 
 def _faults(attempts: Sequence[AttemptObserved], policy: FailurePolicy) -> int:
-    """Attempts that count against the budget: interrupted ones do not, nor those that were asked to
-    save themselves, unless for never having got to a first step."""
-    return sum(a.state == "ended" and _is_fault(a, policy) for a in attempts)
+    """Attempts that count against the budget, given that none of them has proved its stage."""
+    return sum(_is_fault(attempt, policy) for attempt in attempts)
 
 
 def _is_fault(attempt: AttemptObserved, policy: FailurePolicy) -> bool:
+    """Interrupted attempts are no faults, nor those that were asked to save themselves, unless for
+    never having got to a first step."""
+    if attempt.state != "ended":
+        return False
     if attempt.exit_code != ExitCode.SAVED:
-        return attempt.exit_code != ExitCode.DONE
+        return True
     seconds = attempt.ended_at - attempt.started_at
     return not attempt.has_stepped and seconds > policy.start_deadline_seconds
 

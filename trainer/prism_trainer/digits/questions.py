@@ -56,6 +56,14 @@ def _derive_smallest(digits: Digits, answer: str) -> str:
     return f"The smallest of {', '.join(map(str, digits))} is {answer}."
 
 
+def _last(digits: Digits) -> str:
+    return str(digits[-1])
+
+
+def _derive_last(digits: Digits, answer: str) -> str:
+    return f"The digits are {', '.join(map(str, digits))}, so the last is {answer}."
+
+
 def _larger(digits: Digits) -> str:
     # A teacher may misread different digits as equal ones; it then says A.
     return "A" if digits[0] >= digits[-1] else "B"
@@ -74,6 +82,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question("What is the difference of the first two digits?", _difference, _derive_difference),
     Question("What is the largest digit?", _largest, _derive_largest),
     Question("What is the smallest digit?", _smallest, _derive_smallest),
+    Question("What is the last digit?", _last, _derive_last),
     Question(
         "Which digit is larger, A the first or B the last?", _larger, _derive_larger, _ends_differ
     ),

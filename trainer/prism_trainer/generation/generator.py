@@ -110,5 +110,7 @@ def _choose(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple
     log_p = torch.log_softmax(logits.float() / temperature, dim=-1)
     cumulative = log_p.exp().cumsum(dim=-1)
     threshold = uniform.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-    chosen = (cumulative <= threshold).sum(dim=-1).clamp_(max=logits.shape[-1] - 1)
+    # A uniform number that rounds to 1 must not pass the last token that has any probability.
+    last = (cumulative < cumulative[:, -1:]).sum(dim=-1)
+    chosen = torch.minimum((cumulative <= threshold).sum(dim=-1), last)
     return chosen, log_p.gather(1, chosen[:, None]).squeeze(1)
