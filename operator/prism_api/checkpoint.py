@@ -8,6 +8,8 @@ from prism_api.base import Contract
 from prism_api.names import StageKind
 from prism_api.resources import Positive
 
+_NAME = r"\.?[A-Za-z0-9_-][A-Za-z0-9._-]*"
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -23,8 +25,8 @@ class CheckpointRef(Contract):
 class StoredObject(Contract):
     """One file of a checkpoint."""
 
-    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")]
-    """Relative to the checkpoint's folder."""
+    path: Annotated[str, Field(pattern=rf"^{_NAME}(/{_NAME})*$")]
+    """Relative to the checkpoint's folder, which it cannot leave."""
     size_bytes: Annotated[int, Field(ge=0)]
     """Length of the content."""
     sha256: Sha256

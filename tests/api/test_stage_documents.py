@@ -82,8 +82,8 @@ ROWS: tuple[Row, ...] = (
     (CheckpointManifest, "weightVersion", -1, "-1 is not valid", "at least 0"),
     (CheckpointManifest, "configHash", "0" * 63, "000", "matches ^[0-9a-f]{64}$"),
     (CheckpointManifest, "parent", REMOVED, "is missing", "add it"),
-    (CheckpointManifest, "objects[0].path", "/etc/x", "/etc/x", "matches ^[A-Za-z0-9._-]+"),
-    (CheckpointManifest, "objects[0].path", "a//b", '"a//b"', "matches ^[A-Za-z0-9._-]+"),
+    (CheckpointManifest, "objects[0].path", "/etc/x", "/etc/x", "matches ^\\.?[A-Za-z0-9_-]"),
+    (CheckpointManifest, "objects[0].path", "a//b", '"a//b"', "matches ^\\.?[A-Za-z0-9_-]"),
     (CheckpointManifest, "objects[0].sizeBytes", -1, "-1 is not valid", "at least 0"),
     (CheckpointManifest, "objects[0].sha256", "", '"" is not valid', "matches ^[0-9a-f]{64}$"),
 )  # fmt: skip

@@ -49,10 +49,10 @@ def test_about_json_says_what_was_made(made: Path) -> None:
     assert about["digits"] == {"train": 1237, "validation": 200, "heldout": 360}
     assert about["model"]["vocabulary"] == 364
     assert {name: table["rows"] for name, table in about["tables"].items()} == {
-        "sft-public": 4000,
-        "sft-curated": 800,
-        "align": 1000,
-        "rlvr": 2000,
+        "sft-public": 12000,
+        "sft-curated": 2400,
+        "align": 2400,
+        "rlvr": 6400,
         "validation": 768,
         "heldout": 768,
     }

@@ -19,14 +19,14 @@ Look = Callable[[bytes], tuple[tuple[int, ...], tuple[int, ...]]]
 
 PROMPT_COLUMNS = ["id", "data_source", "prompt", "images", "answer", "reward_model"]
 LAYOUTS = {
-    "sft-public": (4000, "train", ["id", "messages", "images"]),
-    "sft-curated": (800, "train", ["id", "messages", "images"]),
+    "sft-public": (12000, "train", ["id", "messages", "images"]),
+    "sft-curated": (2400, "train", ["id", "messages", "images"]),
     "align": (
-        1000,
+        2400,
         "train",
         [*PROMPT_COLUMNS, "teacher_caption", "teacher_cot", "teacher_response"],
     ),
-    "rlvr": (2000, "train", PROMPT_COLUMNS),
+    "rlvr": (6400, "train", PROMPT_COLUMNS),
     "validation": (768, "validation", [*PROMPT_COLUMNS, "teacher_caption"]),
     "heldout": (768, "heldout", [*PROMPT_COLUMNS, "teacher_caption"]),
 }

@@ -51,17 +51,20 @@ class DirectoryStore:
         """See Store.put."""
         target = self._root / key
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        with _store_errors(target):
+        with store_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                _to_disk(file.fileno())
-            _rename(temporary, target)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(content)
+                    _to_disk(file.fileno())
+                _rename(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)  # what did not fit must not fill the disk
 
     def put_file(self, key: str, source: Path) -> None:
         """See Store.put_file; a rename where source and store share a file system."""
         target = self._root / key
-        with _store_errors(target):
+        with store_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.stat().st_dev != target.parent.stat().st_dev:
                 self.put(key, source.read_bytes())
@@ -73,7 +76,9 @@ class DirectoryStore:
 
     def get(self, key: str) -> bytes:
         """See Store.get."""
-        return self.fetch(key).read_bytes()
+        path = self.fetch(key)
+        with store_errors(path, "read"):
+            return path.read_bytes()
 
     def fetch(self, key: str) -> Path:
         """See Store.fetch."""
@@ -94,13 +99,14 @@ class DirectoryStore:
     def delete(self, prefix: str) -> None:
         """See Store.delete."""
         folder = self._root / prefix
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda p: p.name != "manifest.json"):
-            path.unlink(missing_ok=True)
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir()
-        if folder.is_dir():
-            folder.rmdir()
+        with store_errors(folder, "deleted"):
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            for path in sorted(files, key=lambda p: p.name != "manifest.json"):
+                path.unlink(missing_ok=True)
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.rmdir()
+            if folder.is_dir():
+                folder.rmdir()
 
 
 def open_store(uri: str) -> Store:
@@ -111,15 +117,25 @@ def open_store(uri: str) -> Store:
 
 
 @contextmanager
-def _store_errors(target: Path) -> Iterator[None]:
+def store_errors(target: Path, what: str = "written") -> Iterator[None]:
+    """Turn errors of the file system into a StoreError that names `target`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if is_full(error):
             raise StoreError(f"{target}: the disk is full; {KEEP_FREE}") from error
-        raise StoreError(
-            f"{target}: cannot be written ({error.strerror}); check the folder"
-        ) from error
+        if isinstance(error, OSError):
+            raise StoreError(
+                f"{target}: cannot be {what} ({error.strerror}); check the folder"
+            ) from error
+        raise
+
+
+def is_full(error: Exception) -> bool:
+    """Whether it says that there is no space left."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"os error {errno.ENOSPC}" in str(error)  # as safetensors and tokenizers put it
 
 
 def _to_disk(descriptor: int) -> None:

@@ -5,20 +5,19 @@ processes to save and end (exit code 75); a second signal ends them at once.
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from prism_api.base import parse_json
-from prism_api.errors import SpecError
-from prism_api.exit_codes import ExitCode
+from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.stage_config import StageConfig
-from prism_trainer.outcome import Outcome, combined_outcome
+from prism_store.store import store_errors
+from prism_trainer.outcome import Outcome, combined_outcome, reserve_space, write_last_words
 from prism_trainer.process import die_with_parent
 
 STOP_FILE = "stop"
@@ -41,17 +40,19 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent()
     folder: Path = arguments.work_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    outcome = _run(arguments.config, folder)
+    try:
+        outcome = _run(arguments.config, folder)
+    except PrismError as error:
+        outcome = Outcome(error.exit_code, str(error))
     _leave(folder, outcome)
 
 
 def _run(config_path: Path, folder: Path) -> Outcome:
-    try:
-        config = parse_json(StageConfig, config_path.read_bytes(), str(config_path))
-    except SpecError as error:
-        return Outcome(ExitCode.BAD_CONFIG, str(error))
-    _forget_earlier(folder)
+    config = read_config(config_path)
+    with store_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _forget_earlier(folder)
+        reserve_space(folder)
     processes = config.workers.world_size
     torchrun = subprocess.Popen(
         _command(config_path, folder, processes),
@@ -61,6 +62,16 @@ def _run(config_path: Path, folder: Path) -> Outcome:
     _forward_signals(torchrun, folder / STOP_FILE)
     torchrun.wait()
     return combined_outcome(folder, processes)
+
+
+def read_config(path: Path) -> StageConfig:
+    """The config in a file; raises SpecError if there is none."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        problem = FieldProblem(str(path), f"cannot be read ({error.strerror})", "check the path")
+        raise SpecError([problem]) from None
+    return parse_json(StageConfig, text, str(path))
 
 
 def _command(config_path: Path, folder: Path, processes: int) -> list[str]:
@@ -95,12 +106,13 @@ def _forward_signals(torchrun: subprocess.Popen[bytes], stop_file: Path) -> None
 
 
 def _leave(folder: Path, outcome: Outcome) -> None:
-    temporary = folder / f"{OUTCOME_FILE}.tmp"
-    temporary.write_text(json.dumps(asdict(outcome)))
-    os.replace(temporary, folder / OUTCOME_FILE)
-    if outcome.message:
-        sys.stderr.write(outcome.message + "\n")
-    sys.exit(outcome.code)
+    with suppress(OSError):  # the exit code says the most important part
+        write_last_words(folder, OUTCOME_FILE, outcome)
+    with suppress(OSError):
+        sys.stderr.write(outcome.message + "\n" * bool(outcome.message))
+        sys.stderr.flush()
+    # Not sys.exit: with a log on a full disk, Python's own flush would change the code to 120.
+    os._exit(outcome.code)
 
 
 if __name__ == "__main__":

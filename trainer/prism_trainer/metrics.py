@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from prism_store.store import store_errors
+
 Row = dict[str, float | str]
 
 
@@ -55,5 +57,6 @@ class Progress:
             "metrics": dict(metrics),
         }
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(document))
-        os.replace(temporary, self._path)
+        with store_errors(self._path):
+            temporary.write_text(json.dumps(document))
+            os.replace(temporary, self._path)

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel, Qwen3VLForConditionalGeneration
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from prism_api.errors import DataError
 from prism_api.uris import local_path, scheme
 from prism_trainer.engine.attention import use_packed_attention
+
+_MODEL_TYPE = "qwen3_vl"
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,25 @@ def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> Loa
     read."""
     name = model_folder(uri)
     try:
-        model = Qwen3VLForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-        processor = AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError) as error:
+        model, processor = _load(name), AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{uri}: cannot be loaded as a Qwen3-VL ({error})") from None
     use_packed_attention(model)
     model.model.visual.requires_grad_(train_vision_tower)
     return LoadedModel(model.to(device).train(), processor, Path(name))
+
+
+def _load(name: str) -> PreTrainedModel:
+    """The model; transformers alone would fill what is missing, even everything, with noise."""
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type != _MODEL_TYPE:
+        raise ValueError(f"its model_type is {config.model_type!r}, not {_MODEL_TYPE!r}")
+    model, found = Qwen3VLForConditionalGeneration.from_pretrained(
+        name, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    if found["missing_keys"]:
+        raise ValueError(f"its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
+    return model
 
 
 def export(model: PreTrainedModel, processor: Any, folder: Path) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from prism_api.exit_codes import ExitCode
 
+_RESERVE_FILE = "reserve"
+_RESERVE_BYTES = 1 << 16
+
 _WORST_FIRST = (
     ExitCode.BAD_CONFIG,
     ExitCode.BAD_DATA,
@@ -28,9 +31,24 @@ class Outcome:
 
 def write_outcome(folder: Path, rank: int, outcome: Outcome) -> None:
     """Leave this process's outcome; atomically, as the process may be killed any time."""
-    path = folder / f"outcome-{rank}.json"
+    write_last_words(folder, f"outcome-{rank}.json", outcome)
+
+
+def reserve_space(folder: Path) -> None:
+    """Take the space that outcomes need while there is some: a full disk is one of them."""
+    (folder / _RESERVE_FILE).write_bytes(os.urandom(_RESERVE_BYTES))
+
+
+def write_last_words(folder: Path, name: str, outcome: Outcome) -> None:
+    """Write an outcome, into the reserved space if there is no other."""
+    path = folder / name
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(outcome)))
+    text = json.dumps(asdict(outcome))
+    try:
+        temporary.write_text(text)
+    except OSError:
+        (folder / _RESERVE_FILE).unlink(missing_ok=True)
+        temporary.write_text(text)
     os.replace(temporary, path)
 
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prism_api.checkpoint import CheckpointManifest, CheckpointRef
-from prism_api.errors import FieldProblem, SpecError
+from prism_api.errors import FieldProblem, SpecError, StoreError
 from prism_api.names import MANIFEST_FILE
 from prism_store.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
-from prism_store.store import Store
+from prism_store.store import Store, store_errors
 from prism_trainer.metrics import History
 from prism_trainer.models import export
 from prism_trainer.stages.program import StageContext, StageProgram
@@ -51,7 +51,6 @@ class Checkpoints:
             return None
         folder = self._context.work_folder / "checkpoint"
         shutil.rmtree(folder, ignore_errors=True)
-        self._write_folder(folder, tensors, facts, position, history)
         config = self._context.config
         manifest = CheckpointManifest(
             run_uid=config.run.uid,
@@ -65,7 +64,15 @@ class Checkpoints:
         )
         key = f"a{config.attempt}/step-{position.iteration}"
         self._store.delete(key)
-        self._newest = write_checkpoint(self._store, key, folder, manifest)
+        try:
+            with store_errors(folder):
+                self._write_folder(folder, tensors, facts, position, history)
+            self._newest = write_checkpoint(self._store, key, folder, manifest)
+        except StoreError:
+            # What did not fit must not fill the disk: others write there, and so does the outcome.
+            shutil.rmtree(folder, ignore_errors=True)
+            self._store.delete(key)
+            raise
         self._retain()
         return self._newest
 
@@ -90,12 +97,17 @@ class Checkpoints:
         (folder / "metrics.jsonl").write_text(history.to_jsonl())
 
     def _retain(self) -> None:
-        """Delete all but the newest checkpoints of the stage; half-written ones too."""
+        """Delete all but the newest complete checkpoints of the stage, and half-written ones."""
         complete: list[tuple[int, str]] = []
         for attempt in self.attempts():
             for name in self._store.names(attempt):
-                if name.startswith("step-"):
-                    complete.append((int(name.removeprefix("step-")), f"{attempt}/{name}"))
+                key = f"{attempt}/{name}"
+                if not name.startswith("step-"):
+                    continue
+                if self._store.exists(f"{key}/{MANIFEST_FILE}"):
+                    complete.append((int(name.removeprefix("step-")), key))
+                else:  # its writer is dead, or this attempt would not be running
+                    self._store.delete(key)
         for _, key in sorted(complete)[: -self._context.config.retention.keep_last]:
             self._store.delete(key)
 

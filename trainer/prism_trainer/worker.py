@@ -7,12 +7,13 @@ import argparse
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from prism_api.base import parse_json
 from prism_api.errors import PrismError
 from prism_api.exit_codes import ExitCode
-from prism_api.stage_config import StageConfig
+from prism_store.store import KEEP_FREE, is_full
+from prism_trainer.launch import read_config
 from prism_trainer.outcome import Outcome, write_outcome
 from prism_trainer.process import die_with_parent
 
@@ -33,14 +34,17 @@ def main() -> None:
 
 def _outcome_of(config_path: Path, work_folder: Path) -> Outcome:
     try:
-        config = parse_json(StageConfig, config_path.read_bytes(), str(config_path))
+        config = read_config(config_path)
         from prism_trainer.stages.run import run_stage
 
         return Outcome(ExitCode.DONE if run_stage(config, work_folder) else ExitCode.SAVED)
     except PrismError as error:
         return Outcome(error.exit_code, str(error))
     except Exception as error:  # the process edge: whatever it is, the user hears of it
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
+        if is_full(error):
+            return Outcome(ExitCode.STORE, f"{error}; {KEEP_FREE}")
         return Outcome(ExitCode.CRASHED, f"{type(error).__name__}: {error}")
 
 

@@ -19,7 +19,7 @@ from prism_operator.local.folder import RunFolder
 from prism_operator.planning.decide import StartAttempt, StopAttempt
 from prism_operator.planning.observation import AttemptObserved, RunObserved
 from prism_operator.planning.plan import Plan, TrainStep
-from prism_store.store import Store, open_store
+from prism_store.store import Store, open_store, store_errors
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ class LocalExecutor:
         """Write the stage's config and start its launcher, out of reach of the terminal's
         Ctrl-C."""
         work = self._folder.work(action.kind, action.attempt)
-        work.mkdir(parents=True, exist_ok=True)
         config = self._steps[action.kind].config(action.attempt, action.init_from)
-        config_path = work / "stage.json"
-        config_path.write_text(config.to_json())
-        command = [sys.executable, "-m", "prism_trainer.launch"]
-        with (work / "log.txt").open("ab") as log:
+        with store_errors(work):
+            work.mkdir(parents=True, exist_ok=True)
+            (work / "stage.json").write_text(config.to_json())
+            log = (work / "log.txt").open("ab")
+        with log:
             process = subprocess.Popen(
-                [*command, f"--config={config_path}", f"--work-folder={work}"],
+                _command(work),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -141,6 +141,11 @@ def _newest_result(store: Store, step: TrainStep) -> StageResult | None:
             except SpecError as error:
                 raise StoreError(f"{error}\ndelete the file to do the stage's end again") from None
     return None
+
+
+def _command(work: Path) -> list[str]:
+    launcher = [sys.executable, "-m", "prism_trainer.launch"]
+    return [*launcher, f"--config={work / 'stage.json'}", f"--work-folder={work}"]
 
 
 def _environment(work: Path) -> dict[str, str]:

@@ -3,18 +3,23 @@
 import fcntl
 import hashlib
 import json
-import os
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from prism_api.errors import FolderTaken
+from prism_api.errors import FolderTaken, PrismError, StoreError
 from prism_api.names import StageKind
 from prism_api.run import PrismRun
+from prism_api.uris import file_uri
 from prism_operator.documents import to_yaml
+from prism_store.store import DirectoryStore, store_errors
 
 IDENTITY_FILE = "run.json"
+_DOCUMENT_FILE = "prismrun.yaml"
+_LOCK_FILE = ".lock"
+_ANOTHER = "give another folder with --out"
 _LIVE_FIELDS = ("suspend", "failurePolicy", "images", "queue", "ttlSecondsAfterFinished")
 """May change between two invocations of the same run (design, section 2)."""
 
@@ -68,8 +73,9 @@ class RunFolder:
         return Usage(**json.loads(path.read_text())) if path.is_file() else Usage()
 
     def save_usage(self, usage: Usage) -> None:
-        """Remember the sum."""
-        _replace(self.path / "usage.json", json.dumps(asdict(usage)))
+        """Remember the sum; it is an extra, for which a full disk is no reason to fail."""
+        with suppress(StoreError):
+            _put(self.path / "usage.json", json.dumps(asdict(usage)))
 
     def close(self) -> None:
         """Let another invocation in."""
@@ -80,32 +86,39 @@ def open_folder(path: Path, run: PrismRun) -> RunFolder:
     """Open or make a run's folder and keep every other invocation out of it.
 
     Raises FolderTaken, having touched nothing, if the folder holds another run, the same run with
-    other settings, something else entirely, or a run that is being worked on right now.
+    other settings, something else entirely, or a run that is being worked on right now; StoreError
+    if it cannot be made.
     """
-    identity_path = path / IDENTITY_FILE
-    if path.exists() and not path.is_dir():
-        raise FolderTaken(f"{path}: is a file; give a folder with --out")
-    if not identity_path.is_file() and path.is_dir() and any(path.iterdir()):
-        raise FolderTaken(f"{path}: is not empty and holds no run; give another folder with --out")
-    path.mkdir(parents=True, exist_ok=True)
-    lock = _lock(path)
-    if identity_path.is_file():
-        identity = Identity(**json.loads(identity_path.read_text()))
-        _check_identity(path, identity, run)
-    else:
+    with store_errors(path):
+        _check_mine(path, run)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+    try:
+        return RunFolder(path, _make_mine(path, run), lock)
+    except PrismError:
+        lock.close()
+        raise
+
+
+def _make_mine(path: Path, run: PrismRun) -> Identity:
+    """With the lock held; checked again, as another invocation may have been quicker."""
+    identity = _check_mine(path, run)
+    if identity is None:
         identity = Identity(run.metadata.name, str(uuid.uuid4()), spec_hash(run))
-        _replace(path / "prismrun.yaml", run_yaml(run))
-        _replace(identity_path, json.dumps(asdict(identity)))
-    return RunFolder(path, identity, lock)
+        _put(path / IDENTITY_FILE, json.dumps(asdict(identity)))
+    if not (path / _DOCUMENT_FILE).is_file():
+        _put(path / _DOCUMENT_FILE, run_yaml(run))
+    return identity
 
 
 def spec_hash(run: PrismRun) -> str:
-    """Hash of what may not change during a run."""
+    """Hash of what may not change during a run: the namespace too, which is part of its paths."""
     spec = run.model_dump(mode="json", by_alias=True)["spec"]
     for name in _LIVE_FIELDS:
         spec.pop(name)
     (spec["storage"] or {}).pop("retention", None)
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    text = json.dumps([run.metadata.namespace, spec], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def run_yaml(run: PrismRun) -> str:
@@ -115,7 +128,7 @@ def run_yaml(run: PrismRun) -> str:
 
 
 def _lock(path: Path) -> IO[str]:
-    lock = (path / ".lock").open("w")
+    lock = (path / _LOCK_FILE).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -126,20 +139,38 @@ def _lock(path: Path) -> IO[str]:
     return lock
 
 
-def _check_identity(path: Path, identity: Identity, run: PrismRun) -> None:
+def _check_mine(path: Path, run: PrismRun) -> Identity | None:
+    """The identity of the folder if it is the run's, none if it is new; else FolderTaken."""
+    if path.exists() and not path.is_dir():
+        raise FolderTaken(f"{path}: is a file; give a folder with --out")
+    if not (path / IDENTITY_FILE).is_file():
+        if path.is_dir() and any(not _is_left_over(p.name) for p in path.iterdir()):
+            raise FolderTaken(f"{path}: is not empty and holds no run; {_ANOTHER}")
+        return None
+    identity = _read_identity(path / IDENTITY_FILE)
     if identity.name != run.metadata.name:
         raise FolderTaken(
-            f"{path}: holds the run {identity.name!r}, not {run.metadata.name!r}; "
-            "give another folder with --out"
+            f"{path}: holds the run {identity.name!r}, not {run.metadata.name!r}; {_ANOTHER}"
         )
     if identity.spec_hash != spec_hash(run):
         raise FolderTaken(
-            f"{path}: holds this run with other settings (see {path / 'prismrun.yaml'}); "
-            "undo the change, or give another folder with --out"
+            f"{path}: holds this run with other settings (see {path / _DOCUMENT_FILE}); "
+            f"undo the change, or {_ANOTHER}"
         )
+    return identity
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def _is_left_over(name: str) -> bool:
+    """Whether it is of an invocation that was cut off before it had said whose the folder is."""
+    return name == _LOCK_FILE or name.startswith(f".{IDENTITY_FILE}.")
+
+
+def _read_identity(path: Path) -> Identity:
+    try:
+        return Identity(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise FolderTaken(f"{path}: says nothing about a run of ours; {_ANOTHER}") from None
+
+
+def _put(path: Path, text: str) -> None:
+    DirectoryStore(file_uri(path.parent)).put(path.name, text.encode())

@@ -52,6 +52,9 @@ class Encoder:
             [_with_parts(turn) for turn in row.messages], tokenize=False, add_generation_prompt=True
         )
         pixels, grids = self._pixels(row)
+        if text.count(self._processor.image_token) != len(grids):
+            mark = self._processor.image_token
+            raise DataError(f"{row.origin}: the prompt's text holds {mark}; write <image> instead")
         ids = self._tokenizer(self._expand(text, grids), add_special_tokens=False)["input_ids"]
         tokens = np.array(ids, dtype=np.int64)
         positions = mrope_positions(tokens, grids, self._image_token_id, self._merge_size)
@@ -61,7 +64,10 @@ class Encoder:
         if not row.images:
             return None, ()
         images = [load_image(image, row.origin) for image in row.images]
-        batch = self._processor.image_processor(images=images, return_tensors="pt")
+        try:
+            batch = self._processor.image_processor(images=images, return_tensors="pt")
+        except ValueError as error:
+            raise DataError(f"{row.origin}: its images do not suit the model ({error})") from None
         grids = tuple((int(t), int(h), int(w)) for t, h, w in batch["image_grid_thw"].tolist())
         return batch["pixel_values"], grids
 
@@ -90,7 +96,7 @@ def load_image(image: ImageRef, origin: str) -> Image.Image:
             content = image.path.read_bytes()
         with Image.open(io.BytesIO(content)) as opened:
             return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         name = image.path or "an embedded image"
         raise DataError(f"{origin}: {name} cannot be decoded ({error}); replace it") from None
 

@@ -79,14 +79,14 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
     placeholders = sum(turn["content"].count("<image>") for turn in turns)
     if placeholders != len(images):
         raise DataError(f"{origin}: {placeholders} <image> in the prompt but {len(images)} images")
-    caption, reasoning = raw.get("teacher_caption"), raw.get("teacher_cot")
+    caption = _optional_text(raw, "teacher_caption", origin)
+    reasoning = _optional_text(raw, "teacher_cot", origin)
     if need == "teacher":
-        caption, reasoning = (
-            _text(raw, "teacher_caption", origin),
-            _text(raw, "teacher_cot", origin),
-        )
-        response = raw.get("teacher_response") or caption + "\n" + reasoning
+        caption = _text(raw, "teacher_caption", origin)
+        reasoning = _text(raw, "teacher_cot", origin)
+        response = _optional_text(raw, "teacher_response", origin) or f"{caption}\n{reasoning}"
         _check_blocks(response, origin, "the teacher's text")
+        _check_blocks(caption + reasoning, origin, "teacher_caption with teacher_cot")
     return Row(
         origin=origin,
         id=str(raw.get("id") or origin),
@@ -139,19 +139,27 @@ def _truths(raw: RawRow, origin: str) -> tuple[str, ...]:
     model = raw.get("reward_model")
     truth = model.get("ground_truth") if isinstance(model, dict) else None
     if not isinstance(truth, str) or not truth.strip():
-        raise DataError(f"{origin}: reward_model.ground_truth is missing or empty; give the answer")
+        raise DataError(
+            f"{origin}: reward_model.ground_truth is missing, empty or not a text; give the answer"
+        )
     assert isinstance(model, dict)
-    return (truth, *(model.get("equivalent_answers") or ()))
+    others = model.get("equivalent_answers") or []
+    if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
+        raise DataError(f"{origin}: reward_model.equivalent_answers is no list of texts; give one")
+    return (truth, *others)
 
 
 def _image(image: Any, origin: str, path: Path) -> ImageRef:
     if isinstance(image, str):
         image = {"path": image}
-    if not isinstance(image, dict) or not (image.get("bytes") or image.get("path")):
-        raise DataError(f"{origin}: an image has neither bytes nor path; give one of them")
-    if image.get("bytes"):
-        return ImageRef(image["bytes"], None)
-    file = path.parent / image["path"]
+    content, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (0, 0)
+    if isinstance(content, bytes) and content:
+        return ImageRef(content, None)
+    if content or not isinstance(name, str) or not name:
+        raise DataError(
+            f"{origin}: an image is {str(image)[:80]!r}, neither bytes nor a path; give one of them"
+        )
+    file = path.parent / name
     if not file.is_file():
         raise DataError(f"{origin}: image file {file} does not exist")
     return ImageRef(None, file)
@@ -169,5 +177,9 @@ def _list(raw: RawRow, column: str, origin: str) -> list[Any]:
 def _text(raw: RawRow, column: str, origin: str) -> str:
     value = raw.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{origin}: column {column!r} is missing or not a text")
+        raise DataError(f"{origin}: column {column!r} is missing, empty or not a text")
     return value
+
+
+def _optional_text(raw: RawRow, column: str, origin: str) -> str | None:
+    return None if raw.get(column) is None else _text(raw, column, origin)

@@ -12,6 +12,8 @@ from prism_api.errors import DataError
 from prism_api.uris import local_path
 
 RawRow = dict[str, Any]
+_UNREADABLE = (pa.ArrowException, OSError, ValueError)
+"""What pyarrow raises for a damaged file; names that are not UTF-8 give the last."""
 
 
 class Table(Protocol):
@@ -32,13 +34,15 @@ class ParquetTable:
         self.path = path
         try:
             self._file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
+        except _UNREADABLE as error:
             raise DataError(
                 f"{path}: not a readable Parquet file ({error}); write it again"
             ) from None
         groups = [
             self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
         ]
+        if sum(groups) != self._file.metadata.num_rows or min(groups, default=0) < 0:
+            raise DataError(f"{path}: its row counts contradict each other; write it again")
         self._starts: list[int] = [sum(groups[:i]) for i in range(len(groups) + 1)]
         self._cached: tuple[int, pa.Table] | None = None
 
@@ -50,14 +54,24 @@ class ParquetTable:
         group = next(i for i in range(len(self._starts)) if self._starts[i + 1] > index)
         if self._cached is None or self._cached[0] != group:
             self._cached = (group, self._read(group))
-        rows: list[RawRow] = self._cached[1].slice(index - self._starts[group], 1).to_pylist()
+        try:
+            rows: list[RawRow] = self._cached[1].slice(index - self._starts[group], 1).to_pylist()
+        except _UNREADABLE as error:
+            raise DataError(f"{self.path} row {index}: is damaged ({error})") from None
         return rows[0]
 
     def _read(self, group: int) -> pa.Table:
+        first, end = self._starts[group], self._starts[group + 1]
         try:
-            return self._file.read_row_group(group)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: row group {group} is damaged ({error})") from None
+            table = self._file.read_row_group(group)
+            table.validate(full=True)  # a flipped bit can leave offsets that point anywhere
+            if len(table) != end - first:
+                raise pa.ArrowInvalid(f"{len(table)} rows instead of {end - first}")
+        except _UNREADABLE as error:
+            raise DataError(
+                f"{self.path} rows {first} to {end - 1}: are damaged ({error}); write them again"
+            ) from None
+        return table
 
 
 class JsonLinesTable:
@@ -65,24 +79,26 @@ class JsonLinesTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("rb")
         self._offsets = list(self._line_offsets())
 
     def _line_offsets(self) -> Iterator[int]:
         offset = 0
-        for line in self._file:
-            if line.strip():
-                yield offset
-            offset += len(line)
+        with self.path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    yield offset
+                offset += len(line)
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def row(self, index: int) -> RawRow:
         """One row as plain values."""
-        self._file.seek(self._offsets[index])
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[index])
+            line = file.readline()
         try:
-            row = json.loads(self._file.readline())
+            row = json.loads(line)
         except ValueError as error:
             raise DataError(f"{self.path} row {index}: not JSON ({error})") from None
         if not isinstance(row, dict):

@@ -81,10 +81,10 @@ class TableSpec:
 
 
 TABLES: tuple[TableSpec, ...] = (
-    TableSpec("sft-public", 4000, "train", _shown_by(PUBLIC)),
-    TableSpec("sft-curated", 800, "train", _shown_by(CURATED)),
-    TableSpec("align", 1000, "train", lambda scene, rng: teacher_row(scene)),
-    TableSpec("rlvr", 2000, "train", lambda scene, rng: prompt_row(scene)),
+    TableSpec("sft-public", 12000, "train", _shown_by(PUBLIC)),
+    TableSpec("sft-curated", 2400, "train", _shown_by(CURATED)),
+    TableSpec("align", 2400, "train", lambda scene, rng: teacher_row(scene)),
+    TableSpec("rlvr", 6400, "train", lambda scene, rng: prompt_row(scene)),
     TableSpec("validation", 768, "validation", lambda scene, rng: reference_row(scene)),
     TableSpec("heldout", 768, "heldout", lambda scene, rng: reference_row(scene)),
 )

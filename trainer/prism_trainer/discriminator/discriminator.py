@@ -11,7 +11,7 @@ from prism_trainer.discriminator.comparison import Comparison, chunks
 from prism_trainer.discriminator.model import DiscriminatorModel
 from prism_trainer.discriminator.routing import allowed_experts
 from prism_trainer.distributed import Ranks
-from prism_trainer.engine.packing import Pack, build_pack
+from prism_trainer.engine.packing import Pack
 from prism_trainer.engine.policy import Network, StepReport, hidden_states
 from prism_trainer.losses.adversarial import PairScores, load_balance_loss, pair_loss
 
@@ -95,10 +95,7 @@ class Discriminator(Network):
                 room = self.max_tokens
             packs[-1].append(part)
             room -= size
-        return [
-            (build_pack([c.group() for c in members], self.ranks.device), members)
-            for members in packs
-        ]
+        return [(self.pack([c.group() for c in members]), members) for members in packs]
 
     def _scores(self, pack: Pack, dropout_of: Sequence[Comparison] | None) -> Tensor:
         """Score of every continuation of a pack, [continuations]."""

@@ -75,9 +75,8 @@ def _varlen_attention(
     assert varlen is not None
     if varlen.key_index is not None:
         k, v = k.index_select(0, varlen.key_index), v.index_select(0, varlen.key_index)
-    if q.dtype == torch.float32 and torch.is_autocast_enabled("cuda"):
-        dtype = torch.get_autocast_dtype("cuda")
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    dtype = torch.get_autocast_dtype("cuda")
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     window = (-1, 0) if layout.causal else (-1, -1)
     out = varlen_attn(
         q, k, v, varlen.cu_queries, varlen.cu_keys, varlen.max_queries, varlen.max_keys,

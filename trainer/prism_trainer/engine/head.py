@@ -19,7 +19,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         rows = max(1, _CHUNK_ELEMENTS // weight.shape[0])
         logprobs, entropies, normalisers = [], [], []
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logits = (h @ weight.T).float() * inverse_temperature
+            logits = (h @ weight.to(h.dtype).T).float() * inverse_temperature
             lse = torch.logsumexp(logits, dim=-1)
             log_p = logits - lse[:, None]
             logprobs.append(log_p.gather(1, t[:, None]).squeeze(1))
@@ -37,17 +37,18 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden, weight, targets, lse, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        cast = weight.to(hidden.dtype)
         for start in range(0, len(hidden), ctx.rows):
             part = slice(start, start + ctx.rows)
-            logits = (hidden[part] @ weight.T).float() * ctx.inverse_temperature
+            logits = (hidden[part] @ cast.T).float() * ctx.inverse_temperature
             log_p = logits - lse[part, None]
             p = log_p.exp()
             g, e = grad_logprob[part, None], grad_entropy[part, None]
             d_logits = -p * (g + e * (log_p + entropy[part, None]))
             d_logits.scatter_add_(1, targets[part, None], g)
             d_logits *= ctx.inverse_temperature
-            grad_hidden[part] = d_logits.to(weight.dtype) @ weight
-            grad_weight += (d_logits.T @ hidden[part].float()).float()
+            grad_hidden[part] = d_logits.to(cast.dtype) @ cast
+            grad_weight += (d_logits.to(cast.dtype).T @ hidden[part]).float()
         return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 
@@ -62,6 +63,9 @@ def token_logprobs(
     if len(targets) == 0:
         empty = hidden.sum(-1).float() * 0
         return empty, empty
+    if torch.is_autocast_enabled(hidden.device.type):
+        # The backward pass recomputes the logits outside autocast, in this same precision.
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     apply: Any = _ChunkedLogprobs.apply
     logprobs, entropy = apply(hidden, weight, targets, 1.0 / temperature)
     return logprobs, entropy

@@ -65,19 +65,25 @@ class AttentionLayout:
 
 
 def build_layout(
-    segments: Sequence[Segment], causal: bool, device: torch.device | None = None
+    segments: Sequence[Segment],
+    causal: bool,
+    device: torch.device | None = None,
+    varlen: bool = False,
 ) -> AttentionLayout:
-    """Lay out segments that together cover a pack exactly once, in order of their starts."""
+    """Lay out segments that together cover a pack exactly once, in order of their starts.
+
+    `varlen` is for the variable-length kernel: a GPU and half precision.
+    """
     device = device or torch.device("cpu")
-    if device.type == "cuda":
+    if varlen:
         empty = torch.empty(0, dtype=torch.long)
         return AttentionLayout((), empty, _varlen(segments, device), causal)
     table = np.array(
         [(s.start, s.length, s.prefix_start, s.prefix_length) for s in segments], dtype=np.int64
     )
     groups = _similar(table)
-    buckets = tuple(_bucket(table[rows], causal) for rows in groups)
-    return AttentionLayout(buckets, _restore_index(table, groups), None, causal)
+    buckets = tuple(_bucket(table[rows], causal, device) for rows in groups)
+    return AttentionLayout(buckets, _restore_index(table, groups).to(device), None, causal)
 
 
 def _similar(table: Ints) -> list[Ints]:
@@ -97,7 +103,7 @@ def _similar(table: Ints) -> list[Ints]:
     return [np.array(rows, dtype=np.int64) for rows in groups]
 
 
-def _bucket(table: Ints, causal: bool) -> Bucket:
+def _bucket(table: Ints, causal: bool, device: torch.device) -> Bucket:
     start, length, prefix_start, prefix = (table[:, i, None] for i in range(4))
     queries, keys = int(length.max()), int((length + prefix).max())
     q, k = np.arange(queries)[None], np.arange(keys)[None]
@@ -108,9 +114,9 @@ def _bucket(table: Ints, causal: bool) -> Bucket:
         visible = visible & (k[:, None] <= prefix[:, None] + q[:, :, None])
     query_index = start + np.minimum(q, length - 1)
     return Bucket(
-        torch.from_numpy(query_index),
-        torch.from_numpy(key_index),
-        torch.from_numpy(np.ascontiguousarray(visible))[:, None],
+        torch.from_numpy(query_index).to(device),
+        torch.from_numpy(key_index).to(device),
+        torch.from_numpy(np.ascontiguousarray(visible))[:, None].to(device),
     )
 
 

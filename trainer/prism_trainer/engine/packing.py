@@ -120,7 +120,9 @@ def _divided(groups: Sequence[Group], max_tokens: int) -> Iterable[Group]:
         yield Group(group.prompt, group.continuations[start:], group.classes[start:])
 
 
-def build_pack(groups: Sequence[Group], device: torch.device | None = None) -> Pack:
+def build_pack(
+    groups: Sequence[Group], device: torch.device | None = None, varlen: bool = False
+) -> Pack:
     """Lay groups out one after the other: prompt, then each continuation."""
     device = device or torch.device("cpu")
     tokens: list[Tokens] = []
@@ -156,11 +158,11 @@ def build_pack(groups: Sequence[Group], device: torch.device | None = None) -> P
             cursor += length
             lasts.append(cursor - 1)
     continuations = [c for group in groups for c in group.continuations]
-    pixels, grids, vision = _images([group.prompt for group in groups], device)
+    pixels, grids, vision = _images([group.prompt for group in groups], device, varlen)
     return Pack(
         input_ids=_tensor(np.concatenate(tokens), device)[None],
         position_ids=_tensor(np.concatenate(positions, axis=1), device)[:, None],
-        text_layout=build_layout(segments, causal=True, device=device),
+        text_layout=build_layout(segments, True, device, varlen),
         vision_layout=vision,
         pixel_values=pixels,
         grid_thw=grids,
@@ -177,7 +179,7 @@ def build_pack(groups: Sequence[Group], device: torch.device | None = None) -> P
 
 
 def _images(
-    prompts: Sequence[Prompt], device: torch.device
+    prompts: Sequence[Prompt], device: torch.device, varlen: bool
 ) -> tuple[Tensor | None, Tensor | None, AttentionLayout | None]:
     pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
     if not pixels:
@@ -186,7 +188,7 @@ def _images(
     frames = [h * w for t, h, w in grids for _ in range(t)]
     starts = np.concatenate([[0], np.cumsum(frames)[:-1]]).tolist()
     segments = [Segment(start, length) for start, length in zip(starts, frames, strict=True)]
-    layout = build_layout(segments, causal=False, device=device)
+    layout = build_layout(segments, False, device, varlen)
     return torch.cat(pixels).to(device), torch.tensor(grids, device=device), layout
 
 

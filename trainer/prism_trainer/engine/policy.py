@@ -40,9 +40,9 @@ def hidden_states(model: Any, pack: Pack, kv_sink: KeyValueSink | None = None) -
             text_layout=pack.text_layout,
             vision_layout=pack.vision_layout,
         )
-        image = torch.cat(list(features.pooler_output)).to(embeddings.dtype)
+        image = _whole(features.pooler_output).to(embeddings.dtype)
         embeddings = embeddings.masked_scatter(pack.image_mask[..., None], image)
-        deepstack = [torch.cat(list(level)) for level in features.deepstack_features]
+        deepstack = [_whole(level) for level in features.deepstack_features]
     output = model.language_model(
         inputs_embeds=embeddings,
         position_ids=pack.position_ids,
@@ -56,13 +56,18 @@ def hidden_states(model: Any, pack: Pack, kv_sink: KeyValueSink | None = None) -
     return hidden
 
 
+def _whole(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """Features of all images; transformers up to 5.17 leaves some whole that 5.19 splits by image."""
+    return features if isinstance(features, Tensor) else torch.cat(list(features))
+
+
 class Network:
     """A trained model: packs in, gradient steps out. Holds no algorithm."""
 
     def __init__(self, model: Any, ranks: Ranks, precision: str, max_tokens: int) -> None:
         self.model: Any = model
         self.ranks, self.max_tokens = ranks, max_tokens
-        self._autocast = precision == "bf16" and ranks.device.type == "cuda"
+        self.half_precision = precision == "bf16" and ranks.device.type == "cuda"
         self.optimizer: Optimizer | None = None
         self.names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters()
@@ -76,11 +81,15 @@ class Network:
     def packs(self, groups: Sequence[Group]) -> list[Pack]:
         """Packs of at most `max_tokens` tokens, in order."""
         parts = split_into_packs(groups, self.max_tokens)
-        return [build_pack(part, self.ranks.device) for part in parts]
+        return [self.pack(part) for part in parts]
+
+    def pack(self, groups: Sequence[Group]) -> Pack:
+        """One pack for this network's device and precision."""
+        return build_pack(groups, self.ranks.device, varlen=self.half_precision)
 
     def autocast(self) -> torch.autocast:
         """Compute in bfloat16 where that was asked for."""
-        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self._autocast)
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.half_precision)
 
     def update(
         self, packs: Sequence[Pack], loss_of: Callable[[int, Pack], Tensor], step: int

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-from prism_trainer.engine.packing import Group, Pack, Prompt, build_pack
-from prism_trainer.engine.policy import hidden_states
+from prism_trainer.engine.packing import Group, Pack, Prompt
+from prism_trainer.engine.policy import Policy, hidden_states
 from prism_trainer.generation.weights import DecoderWeights, LayerWeights
 
 
@@ -21,7 +21,7 @@ class Decoder:
 
     def __init__(
         self,
-        model: Any,
+        policy: Policy,
         weights: DecoderWeights,
         prompts: Sequence[Prompt],
         sequence_prompts: Tensor,
@@ -32,8 +32,8 @@ class Decoder:
         self._slot = max(len(p.token_ids) for p in prompts)
         """Where the next token's keys and values go."""
         device = sequence_prompts.device
-        pack = build_pack([Group(p, ()) for p in prompts], device)
-        first, caches = self._prefill(model, pack, prompts, max_tokens)
+        pack = policy.pack([Group(p, ()) for p in prompts])
+        first, caches = self._prefill(policy.model, pack, prompts, max_tokens)
         self._caches = [cache.index_select(1, sequence_prompts) for cache in caches]
         self.logits = linear(first, weights.head).index_select(0, sequence_prompts)
         self._mask = (
@@ -41,7 +41,7 @@ class Decoder:
         )
         positions = torch.tensor([p.next_position for p in prompts], device=device)
         self._positions = positions.index_select(0, sequence_prompts)
-        self._cos, self._sin = self._rope_table(model, int(positions.max()) + max_tokens)
+        self._cos, self._sin = self._rope_table(policy.model, int(positions.max()) + max_tokens)
 
     def _prefill(
         self, model: Any, pack: Pack, prompts: Sequence[Prompt], max_tokens: int
@@ -51,7 +51,7 @@ class Decoder:
         sink: list[tuple[Tensor, Tensor]] = []
         hidden = hidden_states(model.model, pack, kv_sink=sink)
         shape = (2, len(prompts), self.weights.kv_heads, self._slot + max_tokens, self.weights.dim)
-        caches = [hidden.new_zeros(shape) for _ in sink]
+        caches = [hidden.new_zeros(shape, dtype=self.weights.head.dtype) for _ in sink]
         start, ends = 0, []
         for i, prompt in enumerate(prompts):
             length = len(prompt.token_ids)
@@ -65,7 +65,8 @@ class Decoder:
 
     def _prompt_mask(self, prompts: Sequence[Prompt], max_tokens: int) -> Tensor:
         """Additive mask [prompts, 1, 1, slots]."""
-        mask = torch.zeros(len(prompts), 1, 1, self._slot + max_tokens)
+        shape = (len(prompts), 1, 1, self._slot + max_tokens)
+        mask = torch.zeros(shape, dtype=self.weights.head.dtype)
         for i, prompt in enumerate(prompts):
             mask[i, ..., : self._slot - len(prompt.token_ids)] = -torch.inf
         return mask

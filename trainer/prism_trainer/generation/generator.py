@@ -48,8 +48,8 @@ class InProcessGenerator:
         place = {i: n for n, i in enumerate(used)}
         device = self._policy.ranks.device
         decoder = Decoder(
-            self._policy.model,
-            snapshot(self._policy.model),
+            self._policy,
+            snapshot(self._policy.model, self._compute_dtype()),
             [requests[i].prompt for i in used],
             torch.tensor([place[i] for i, _ in batch], device=device),
             params.max_tokens,
@@ -60,6 +60,10 @@ class InProcessGenerator:
             uniforms = torch.from_numpy(np.stack(draws)).to(device)
         tokens, logprobs, lengths = self._loop(decoder, uniforms, params, len(batch))
         return self._completions(tokens, logprobs, lengths)
+
+    def _compute_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._policy.model.lm_head.weight.dtype
+        return torch.bfloat16 if self._policy.half_precision else dtype
 
     def _loop(
         self, decoder: Decoder, uniforms: Tensor | None, params: SamplingParams, count: int

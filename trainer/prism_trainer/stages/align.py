@@ -145,17 +145,19 @@ class AlignProgram(Stateless):
     def _discriminator_metrics(
         self, scored: ScoredBatch, parsed: Sequence[Parsed], groups: Sequence[SampledGroup]
     ) -> Metrics:
+        same = torch.cat([_identical(g.row, p) for g, p in zip(groups, parsed, strict=True)])
         gaps = torch.cat([(s.teacher - s.students).double().cpu() for s in scored.scores])
+        # The same text has the same score; what rounding makes of it decides nothing.
+        gaps = gaps.masked_fill(same, 0.0)
         students = torch.cat([s.students.double().cpu() for s in scored.scores])
         right = (gaps > 0).double() + 0.5 * (gaps == 0).double()
-        same = sum(_identical_segments(g.row, p) for g, p in zip(groups, parsed, strict=True))
         pairs, gap_caption, gap_reasoning, right_caption, right_reasoning, score, alike, count = (
             self._context.ranks.sum_floats(
                 float(len(gaps)),
                 *gaps.sum(0).tolist(),
                 *right.sum(0).tolist(),
                 float(students.sum()),
-                float(same),
+                float(same.sum()),
                 float(sum(len(p) for p in parsed)),
             )
         )
@@ -228,12 +230,15 @@ def _teacher(row: Row) -> tuple[str, str]:
     return row.teacher_caption.strip(), row.teacher_reasoning.strip()
 
 
-def _identical_segments(row: Row, parsed: Parsed) -> int:
+def _identical(row: Row, parsed: Parsed) -> Tensor:
+    """Which segments of the responses in the format are the teacher's, [responses, 2]."""
     caption, reasoning = _teacher(row)
-    responses = [r for r in parsed if r is not None]
-    return sum(
-        (r.caption_segment == caption) + (r.reasoning_segment == reasoning) for r in responses
-    )
+    pairs = [
+        (r.caption_segment == caption, r.reasoning_segment == reasoning)
+        for r in parsed
+        if r is not None
+    ]
+    return torch.tensor(pairs, dtype=torch.bool).reshape(-1, 2)
 
 
 def _score_table(scored: ScoredBatch, parsed: Sequence[Parsed]) -> tuple[Tensor, Tensor]:

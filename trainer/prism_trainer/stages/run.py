@@ -12,6 +12,7 @@ from prism_store.checkpoints import read_checkpoint
 from prism_store.store import open_store
 from prism_trainer import distributed
 from prism_trainer.data.encoder import Encoder
+from prism_trainer.data.rows import Dataset
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.policy import Policy
 from prism_trainer.generation.generator import InProcessGenerator
@@ -29,6 +30,7 @@ from prism_trainer.stages.sft import SftProgram
 def run_stage(config: StageConfig, work_folder: Path) -> bool:
     """Run one attempt to its end (true) or until it was asked to stop and has saved (false)."""
     _check_supported(config)
+    _check_evaluation(config)
     ranks = distributed.join(config.workers.threads_per_process)
     try:
         context = build_context(config, ranks, work_folder)
@@ -88,8 +90,19 @@ def _check_supported(config: StageConfig) -> None:
         remedy = "set workers.engine: replicated, or use one process"
         problem = "fsdp2 over several processes is not available to this trainer"
         problems.append(FieldProblem("workers.engine", problem, remedy))
+    stage = config.stage
+    if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
+        path = "stages.align.discriminator.warmup.data"
+        remedy = "leave it out: pairs are then sampled from the policy"
+        problems.append(FieldProblem(path, "is not available to this trainer", remedy))
     if problems:
         raise SpecError(problems)
+
+
+def _check_evaluation(config: StageConfig) -> None:
+    """Bad held-out rows are found before the training that they would make pointless."""
+    if config.evaluation is not None:
+        Dataset([config.evaluation.data], "truth")
 
 
 def _stop(work_folder: Path) -> Callable[[], bool]:

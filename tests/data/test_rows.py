@@ -1,0 +1,303 @@
+"""Rows: what each stage needs is checked when the file is opened, and a bad row is named."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_api.errors import DataError
+from prism_api.resources import DataSource
+from prism_api.uris import file_uri
+from prism_trainer.data.rows import Dataset, Need, parse_row
+from row_builders import (
+    BLOCKS,
+    QUESTION,
+    Row,
+    a_demonstration,
+    a_png,
+    a_prompt_row,
+    a_teacher_row,
+    write_jsonl,
+    write_parquet,
+)
+
+USER = {"role": "user", "content": "Which?"}
+
+
+def dataset(need: Need, *paths: Path) -> Dataset:
+    return Dataset([DataSource(uri=file_uri(path)) for path in paths], need)
+
+
+def parsed(row: Row, need: Need, folder: Path = Path("/data")) -> Any:
+    return parse_row(row, "/data/a.jsonl row 3", folder / "a.jsonl", need)
+
+
+def test_a_demonstration_is_split_into_prompt_and_response() -> None:
+    row = parsed(a_demonstration(), "response")
+
+    assert row.messages == (QUESTION,)
+    assert row.response == BLOCKS
+    assert len(row.images) == 1
+
+
+def test_a_demonstration_may_stand_in_a_column_of_its_own() -> None:
+    row = parsed(a_prompt_row(teacher_response=BLOCKS), "response")
+
+    assert (row.messages, row.response) == ((QUESTION,), BLOCKS)
+
+
+def test_a_demonstration_may_have_text_around_its_blocks() -> None:
+    text = f"Sure!\n{BLOCKS}\nHope that helps."
+
+    assert parsed(a_demonstration(text), "response").response == text
+
+
+def test_a_teacher_row_has_both_segments_and_the_whole_text() -> None:
+    row = parsed(a_teacher_row(), "teacher")
+
+    assert row.teacher_caption == "<caption>\n- 7\n</caption>"
+    assert row.teacher_reasoning.startswith("<think>")
+    assert row.response == BLOCKS
+
+
+def test_the_truth_comes_with_its_equivalents() -> None:
+    model = {"ground_truth": "1/2", "equivalent_answers": ["0.5", "50 %"]}
+
+    assert parsed(a_prompt_row(reward_model=model), "truth").truths == ("1/2", "0.5", "50 %")
+    assert parsed(a_prompt_row(), "truth").truths == ("7",)
+
+
+def test_system_turns_and_several_turns_are_kept() -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        USER,
+        {"role": "assistant", "content": "?"},
+    ]
+
+    row = parsed(a_prompt_row(prompt=[*turns, QUESTION]), "truth")
+
+    assert [turn["role"] for turn in row.messages] == ["system", "user", "assistant", "user"]
+
+
+def test_an_image_may_be_a_path_beside_the_data_file(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img/7.png").write_bytes(a_png())
+    for image in ("img/7.png", {"path": "img/7.png"}, {"bytes": None, "path": "img/7.png"}):
+        (found,) = parsed(a_prompt_row(images=[image]), "truth", tmp_path).images
+
+        assert (found.content, found.path) == (None, tmp_path / "img/7.png")
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A row of the wrong shape, for the stage that needs it right."""
+
+    name: str
+    need: Need
+    row: Row
+    problem: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _without(row: Row, column: str) -> Row:
+    return {name: value for name, value in row.items() if name != column}
+
+
+def _truth(**model: Any) -> Row:
+    return a_prompt_row(reward_model=model)
+
+
+BAD_ROWS = (
+    Bad("no turns at all", "truth", {"id": 1}, "column 'prompt' is missing or empty"),
+    Bad("no turns", "truth", a_prompt_row(prompt=[]), "column 'prompt' is missing or empty"),
+    Bad("null turns", "truth", a_prompt_row(prompt=None), "column 'prompt' is missing or empty"),
+    Bad("no messages", "response", a_demonstration(messages=[]), "column 'messages' is missing or"),
+    Bad("turns as text", "truth", a_prompt_row(prompt="Q?"), "column 'prompt' is a str, not a"),
+    Bad("turns as mapping", "truth", a_prompt_row(prompt=USER), "'prompt' is a dict, not a list"),
+    Bad("a turn as text", "truth", a_prompt_row(prompt=["Q?"]), "each turn is {role"),
+    Bad("a turn without role", "truth", a_prompt_row(prompt=[{"content": "a"}]), "each turn is"),
+    Bad("a turn without content", "truth", a_prompt_row(prompt=[{"role": "user"}]), "each turn"),
+    Bad(
+        "an unknown role",
+        "truth",
+        a_prompt_row(prompt=[{"role": "human", "content": "a"}]),
+        "each turn is {role: system|user|assistant",
+    ),
+    Bad(
+        "content as a number",
+        "truth",
+        a_prompt_row(prompt=[{"role": "user", "content": 5}]),
+        "each turn is {role",
+    ),
+    Bad("images as text", "truth", a_prompt_row(images="a.png"), "'images' is a str, not a list"),
+    Bad("an image as number", "truth", a_prompt_row(images=[3]), "neither bytes nor a path"),
+    Bad("an empty image", "truth", a_prompt_row(images=[{"bytes": b""}]), "neither bytes nor"),
+    Bad("a null image", "truth", a_prompt_row(images=[None]), "neither bytes nor a path"),
+    Bad(
+        "image bytes as text",
+        "truth",
+        a_prompt_row(images=[{"bytes": "iVBORw0"}]),
+        "neither bytes nor a path",
+    ),
+    Bad(
+        "an image path as number", "truth", a_prompt_row(images=[{"path": 3}]), "neither bytes nor"
+    ),
+    Bad(
+        "a missing image file",
+        "truth",
+        a_prompt_row(images=["img/gone.png"]),
+        "image file /data/img/gone.png does not exist",
+    ),
+    Bad("too few images", "truth", a_prompt_row(images=[]), "1 <image> in the prompt but 0 images"),
+    Bad(
+        "too many images",
+        "truth",
+        a_prompt_row(images=[{"bytes": a_png()}] * 3),
+        "1 <image> in the prompt but 3 images",
+    ),
+    Bad("no mark", "truth", a_prompt_row(prompt=[USER]), "0 <image> in the prompt but 1 images"),
+    Bad("no blocks", "response", a_demonstration("It is 7."), "lacks the three blocks <caption>"),
+    Bad(
+        "a missing block",
+        "response",
+        a_demonstration(BLOCKS.replace("think>", "thoughts>")),
+        "the demonstration lacks the three blocks",
+    ),
+    Bad(
+        "blocks in another order",
+        "response",
+        a_demonstration("<think>a</think><caption>b</caption><answer>c</answer>"),
+        "in this order; it begins '<think>a</think>",
+    ),
+    Bad("an unclosed block", "response", a_demonstration(BLOCKS[:-3]), "lacks the three blocks"),
+    Bad("an empty demonstration", "response", a_demonstration(""), "lacks the three blocks"),
+    Bad(
+        "an answer without a question",
+        "response",
+        a_demonstration(messages=[{"role": "assistant", "content": BLOCKS}], images=[]),
+        "has an answer but no question",
+    ),
+    Bad(
+        "a question without an answer",
+        "response",
+        a_demonstration(messages=[QUESTION]),
+        "column 'teacher_response' is missing, empty or not a text",
+    ),
+    Bad(
+        "no caption of the teacher",
+        "teacher",
+        _without(a_teacher_row(), "teacher_caption"),
+        "column 'teacher_caption' is missing",
+    ),
+    Bad(
+        "no reasoning of the teacher",
+        "teacher",
+        a_teacher_row(teacher_cot=None),
+        "column 'teacher_cot' is missing",
+    ),
+    Bad(
+        "a blank caption of the teacher",
+        "teacher",
+        a_teacher_row(teacher_caption="  "),
+        "column 'teacher_caption' is missing, empty",
+    ),
+    Bad(
+        "reasoning as number",
+        "teacher",
+        a_teacher_row(teacher_cot=7),
+        "column 'teacher_cot' is missing, empty or not a text",
+    ),
+    Bad(
+        "segments without their tags",
+        "teacher",
+        a_teacher_row(teacher_caption="a seven", teacher_response=BLOCKS),
+        "teacher_caption with teacher_cot lacks the three blocks",
+    ),
+    Bad(
+        "a teacher's text without blocks",
+        "teacher",
+        a_teacher_row(teacher_response="7"),
+        "the teacher's text lacks the three blocks",
+    ),
+    Bad(
+        "a teacher's text as list",
+        "teacher",
+        a_teacher_row(teacher_response=[BLOCKS]),
+        "column 'teacher_response' is missing, empty or not a text",
+    ),
+    Bad("no reward model", "truth", _without(a_prompt_row(), "reward_model"), "ground_truth is"),
+    Bad("a reward model as text", "truth", a_prompt_row(reward_model="7"), "ground_truth is miss"),
+    Bad("no truth", "truth", _truth(style="rule"), "reward_model.ground_truth is missing"),
+    Bad("an empty truth", "truth", _truth(ground_truth=" "), "ground_truth is missing, empty"),
+    Bad("a truth as number", "truth", _truth(ground_truth=7), "empty or not a text"),
+    Bad(
+        "equivalents as text",
+        "truth",
+        _truth(ground_truth="12", equivalent_answers="12.0"),
+        "equivalent_answers is no list of texts",
+    ),
+    Bad(
+        "equivalents as numbers",
+        "truth",
+        _truth(ground_truth="12", equivalent_answers=[12]),
+        "equivalent_answers is no list of texts",
+    ),
+    Bad(
+        "a reference caption as number",
+        "truth",
+        a_prompt_row(teacher_caption=5),
+        "column 'teacher_caption' is missing, empty or not a text",
+    ),
+)
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS, ids=str)
+def test_a_bad_row_is_named_with_its_fault(bad: Bad) -> None:
+    with pytest.raises(DataError) as caught:
+        parsed(bad.row, bad.need)
+
+    assert str(caught.value).startswith("/data/a.jsonl row 3: ")
+    assert bad.problem in str(caught.value)
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_jsonl], ids=lambda f: f.__name__)
+def test_every_row_is_checked_when_the_file_is_opened(tmp_path: Path, write: Any) -> None:
+    kind = ".parquet" if write is write_parquet else ".jsonl"
+    rows = [a_prompt_row(prompt=[USER], images=[]) for _ in range(8)]
+    rows[6] = rows[6] | {"reward_model": {"ground_truth": "", "style": "rule"}}
+    path = write(tmp_path / f"a{kind}", rows)
+
+    with pytest.raises(DataError) as caught:
+        dataset("truth", path)
+
+    assert str(caught.value).startswith(f"{path} row 6: reward_model.ground_truth")
+
+
+def test_a_column_of_the_wrong_type_is_named(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", [{"messages": "a text", "images": [1, 2]}])
+
+    with pytest.raises(DataError, match=r"row 0: column 'messages' is a str, not a list"):
+        dataset("response", path)
+
+
+def test_several_files_are_one_data_set(tmp_path: Path) -> None:
+    first = write_parquet(tmp_path / "a.parquet", [a_demonstration(id="a0")])
+    turns = [USER, {"role": "assistant", "content": BLOCKS}]
+    rows = [a_demonstration(id=f"b{i}", messages=turns, images=[]) for i in range(2)]
+    second = write_jsonl(tmp_path / "b.jsonl", rows)
+
+    data = dataset("response", first, second)
+
+    assert [data[i].id for i in range(len(data))] == ["a0", "b0", "b1"]
+    assert data[2].origin == f"{second} row 1"
+
+
+def test_an_empty_file_among_several_is_named(tmp_path: Path) -> None:
+    first = write_parquet(tmp_path / "a.parquet", [a_demonstration()])
+    second = write_jsonl(tmp_path / "b.jsonl", [])
+
+    with pytest.raises(DataError, match=r"b\.jsonl: has no rows"):
+        dataset("response", first, second)

@@ -1,0 +1,123 @@
+"""Alignment in a few steps: the game is played, and the verifier is nowhere near it."""
+
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prism_api.resources import DataSource
+from prism_trainer.advantages import alignment_advantages
+from stage_builders import (
+    Row,
+    align_stage,
+    run_to_end,
+    stage_config,
+    teacher_parts,
+    with_truth,
+    write_rows,
+)
+
+
+def test_alignment_imports_no_verifier_and_no_reward_by_any_path() -> None:
+    graph = grimp.build_graph("prism_trainer")
+    players = {"prism_trainer.stages.align", *graph.find_descendants("prism_trainer.discriminator")}
+    judges = {
+        "prism_trainer.rewards.verifier",
+        "prism_trainer.rewards.reward",
+        "prism_trainer.stages.rlvr",
+    }
+    assert judges <= graph.modules
+    for player in players:
+        assert not graph.find_upstream_modules(player) & judges, player
+
+
+@pytest.mark.parametrize("routing", ["learned", "segment"])
+def test_other_gold_answers_change_no_bit_of_alignment(
+    talker: Path, rows: list[Row], teachers: DataSource, tmp_path: Path, routing: str
+) -> None:
+    wrong = [teacher_parts(with_truth(row, "nothing of the sort")) for row in rows]
+    lied = write_rows(tmp_path / "lied.parquet", wrong)
+    tensors = []
+    for name, data in (("told", teachers), ("lied", lied)):
+        folder = tmp_path / name
+        folder.mkdir()
+        stage = align_stage(data, steps=1, discriminator={"routing": routing})
+        tensors.append(run_to_end(stage_config(stage, talker, folder), folder).tensors())
+    assert tensors[0] == tensors[1]
+
+
+def test_the_policy_learns_to_write_as_the_teacher_does(
+    talker: Path, teachers: DataSource, tmp_path: Path
+) -> None:
+    stage = align_stage(
+        teachers, steps=20, rollouts_per_prompt=8, learning_rate=3e-4, checkpoint_every_steps=20
+    )
+    finished = run_to_end(stage_config(stage, talker, tmp_path), tmp_path)
+    alike = finished.column("identical_segments")
+    assert sum(alike[-4:]) / 4 > sum(alike[:4]) / 4 + 0.2
+    told_apart = finished.column("discriminator_accuracy_reasoning", "warmup")
+    assert told_apart[-1] > 0.8, "before the game the discriminator knows the teacher"
+
+
+def test_warm_up_leaves_the_policy_alone_and_only_the_game_counts_as_steps(
+    talker: Path, teachers: DataSource, tmp_path: Path
+) -> None:
+    stage = align_stage(teachers, steps=1, learning_rate=1e-30)
+    finished = run_to_end(stage_config(stage, talker, tmp_path), tmp_path)
+    before = load_file(talker / "model.safetensors")
+    assert all(torch.equal(t, before[name]) for name, t in finished.weights().items())
+    assert [row["phase"] for row in finished.history()] == ["warmup"] * 3 + ["train"]
+    assert finished.result()["steps"] == 1
+
+
+def test_the_advantages_of_both_forms_reach_the_policy(
+    talker: Path, teachers: DataSource, tmp_path: Path
+) -> None:
+    losses = {}
+    for form in ("per_component", "mixed"):
+        folder = tmp_path / form
+        folder.mkdir()
+        stage = align_stage(teachers, steps=1, advantage=form)
+        row = run_to_end(stage_config(stage, talker, folder), folder).history()[-1]
+        losses[form] = row["loss"]
+    assert losses["mixed"] != losses["per_component"]
+
+
+def test_the_game_is_played_with_the_advantages_of_the_specification(
+    talker: Path, teachers: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the stage hands over: scores of the update before, format as validity, its settings."""
+    seen: list[tuple[Any, ...]] = []
+
+    def watching(*arguments: Any) -> Any:
+        seen.append(arguments)
+        return alignment_advantages(*arguments)
+
+    monkeypatch.setattr("prism_trainer.stages.align.alignment_advantages", watching)
+    stage = align_stage(
+        teachers, steps=2, caption_weight=0.3, reasoning_weight=0.7, format_penalty=1.25
+    )
+    finished = run_to_end(stage_config(stage, talker, tmp_path), tmp_path)
+    assert len(seen) == 2
+    for (scores, valid, weights, penalty, form), row in zip(
+        seen, finished.history()[3:], strict=True
+    ):
+        assert scores.shape == (4, 4, 2)
+        assert (weights, penalty, form) == ((0.3, 0.7), 1.25, "per_component")
+        assert valid.double().mean().item() == pytest.approx(row["format_rate"])
+        assert not scores[~valid].any()
+        mean = scores[valid].sum() / valid.sum()
+        assert mean.item() == pytest.approx(row["student_score"], rel=1e-6)
+
+
+def test_the_supervised_control_learns_the_teachers_texts_without_a_discriminator(
+    talker: Path, teachers: DataSource, tmp_path: Path
+) -> None:
+    stage = align_stage(teachers, steps=8, objective="supervised", learning_rate=1e-3)
+    finished = run_to_end(stage_config(stage, talker, tmp_path), tmp_path)
+    losses = finished.column("loss")
+    assert losses[-1] < 0.5 * losses[0]
+    assert not any("discriminator" in name for name in finished.tensors())

@@ -1,0 +1,64 @@
+"""The real commands in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PRISM = str(Path(sys.executable).with_name("prism"))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+PATIENCE_SECONDS = 240
+
+Done = subprocess.CompletedProcess[str]
+
+
+def prism(*arguments: str | Path) -> Done:
+    """`prism` with its output."""
+    return _run([PRISM, *map(str, arguments)])
+
+
+def launch(config: Path, work: Path) -> Done:
+    """One attempt of a stage."""
+    command = [sys.executable, "-m", "prism_trainer.launch"]
+    return _run([*command, f"--config={config}", f"--work-folder={work}"])
+
+
+def prism_interrupted(
+    *arguments: str | Path, when: Callable[[], bool], number: int = signal.SIGINT
+) -> Done:
+    """`prism` in the foreground of a terminal, where Ctrl-C reaches the whole process group."""
+    process = subprocess.Popen(
+        [PRISM, *map(str, arguments)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not when():
+            assert process.poll() is None, "it ended before it could be interrupted"
+            assert time.monotonic() < deadline, "what was waited for never came"
+            time.sleep(0.02)
+        os.killpg(process.pid, number)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, "")
+
+
+def _run(command: list[str]) -> Done:
+    return subprocess.run(
+        command,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
