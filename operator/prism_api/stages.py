@@ -31,9 +31,10 @@ class Stage(Optimization):
     batch_size: Positive
     """Samples (SFT) or prompts (align, rlvr) of one optimizer step, over all processes."""
     max_prompt_tokens: Positive = 2048
-    """Longer prompts (image tokens included) are dropped and counted."""
+    """Image tokens included; SFT leaves longer prompts out and counts them, align and rlvr refuse
+    them."""
     max_response_tokens: Positive
-    """Longest response; SFT drops longer demonstrations, sampling stops there."""
+    """SFT leaves longer demonstrations out and counts them; sampling stops there."""
     max_tokens_per_pack: Positive
     """Tokens of one packed forward; longer batches are split into several (micro-batches)."""
     train_vision_tower: bool = True

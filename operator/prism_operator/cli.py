@@ -21,7 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Post-train vision-language models by PRISM: SFT, adversarial alignment, RLVR.",
     epilog="Exit codes: 0 done, 2 wrong command line, 64 bad document, 65 bad data, "
-    "70 not finite, 73 folder taken, 74 storage, 75 stopped and saved (run again to continue), 1 anything else.",
+    "70 not finite, 73 folder taken, 74 storage, 75 stopped and saved (run again to continue), "
+    "1 anything else.",
 )
 File = Annotated[Path, typer.Argument(help="PrismRun as YAML", show_default=False)]
 Seed = Annotated[int | None, typer.Option(help="Instead of spec.seed", min=0, max=2**31 - 1)]

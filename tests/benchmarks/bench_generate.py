@@ -145,7 +145,7 @@ def _rivals(arguments: argparse.Namespace, inputs: Path) -> Rivals:
     loaded = load_policy(f"file://{folder.absolute()}", False, torch.device("cpu"))
     encoder = Encoder(loaded.processor, loaded.model.config.image_token_id)
     data = Dataset([DataSource(uri=f"file://{inputs.absolute()}/heldout.parquet")], "truth")
-    prompts = [encoder.prompt(data[i]) for i in range(arguments.prompts)]
+    prompts = encoder.prompts([data[i] for i in range(arguments.prompts)])
     batch = Batch(prompts, arguments.samples, loaded.processor.tokenizer.pad_token_id)
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, attn_implementation="sdpa")
     model.generation_config.eos_token_id = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoProcessor
 
@@ -98,6 +99,11 @@ def test_every_kind_of_picture_becomes_rgb(mode: str) -> None:
 @pytest.fixture(scope="module")
 def encoder(digits_folder: Path) -> Encoder:
     """The quickstart's own."""
+    return fresh_encoder(digits_folder)
+
+
+def fresh_encoder(digits_folder: Path) -> Encoder:
+    """One with an empty cache."""
     processor: Any = AutoProcessor.from_pretrained(digits_folder / "model")
     return Encoder(processor, processor.tokenizer.convert_tokens_to_ids(processor.image_token))
 
@@ -108,7 +114,8 @@ def a_row(text: str, *images: bytes) -> Row:
 
 
 def test_each_image_takes_the_place_of_its_mark(encoder: Encoder) -> None:
-    prompt = encoder.prompt(a_row("<image>What is left of<image>?", a_png(32, 32), a_png(64, 32)))
+    row = a_row("<image>What is left of<image>?", a_png(32, 32), a_png(64, 32))
+    (prompt,) = encoder.prompts([row])
 
     assert prompt.grids == ((1, 2, 2), (1, 2, 4))
     assert int(prompt.is_image.sum()) == 1 + 2
@@ -116,7 +123,7 @@ def test_each_image_takes_the_place_of_its_mark(encoder: Encoder) -> None:
 
 def test_a_picture_that_the_model_cannot_take_is_named(encoder: Encoder) -> None:
     with pytest.raises(DataError, match=r"row 3.*do not suit the model.*aspect ratio"):
-        encoder.prompt(a_row("<image>", a_png(600, 1)))
+        encoder.prompts([a_row("<image>", a_png()), a_row("<image>", a_png(600, 1))])
 
 
 @pytest.mark.parametrize("images", [[], [a_png()]])
@@ -126,4 +133,23 @@ def test_a_prompt_that_writes_the_models_own_mark_is_named(
     text = "<image>" * len(images) + "What does <|image_pad|> mean?"
 
     with pytest.raises(DataError, match=r"holds <\|image_pad\|>; write <image> instead"):
-        encoder.prompt(a_row(text, *images))
+        encoder.prompts([a_row(text, *images)])
+
+
+def test_prompts_are_the_same_one_by_one_and_together(
+    encoder: Encoder, digits_folder: Path
+) -> None:
+    rows = [
+        a_row("<image>One?", a_png(32, 32)),
+        a_row("No picture."),
+        a_row("<image>Two<image>", a_png(64, 32), a_png(32, 64)),
+    ]
+
+    together = encoder.prompts([*rows, rows[0]])
+    alone = [fresh_encoder(digits_folder).prompts([row])[0] for row in (*rows, rows[0])]
+
+    for a, b in zip(together, alone, strict=True):
+        assert a.grids == b.grids
+        assert a.token_ids.tolist() == b.token_ids.tolist()
+        assert (a.pixel_values is None) == (b.pixel_values is None)
+        assert a.pixel_values is None or torch.equal(a.pixel_values, b.pixel_values)

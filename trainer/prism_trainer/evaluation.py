@@ -66,7 +66,7 @@ def evaluate(
 def _answer(
     rows: Sequence[Row], settings: Evaluation, encoder: Encoder, client: RolloutClient
 ) -> list[Completion]:
-    requests = [Request(encoder.prompt(row), (0,)) for row in rows]
+    requests = [Request(prompt, (0,)) for prompt in encoder.prompts(rows)]
     params = SamplingParams(settings.max_response_tokens, temperature=0.0)
     return [completions[0] for completions in client.generate(requests, params)]
 

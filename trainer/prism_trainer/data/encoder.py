@@ -2,10 +2,14 @@
 
 import io
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from prism_api.errors import DataError
 from prism_trainer.data.rows import ImageRef, Row
@@ -28,14 +32,18 @@ class Encoder:
         self._cached_bytes = 0
         self.eos_id = int(self._tokenizer.eos_token_id)
 
-    def prompt(self, row: Row) -> Prompt:
-        """The row's turns with the generation header; raises DataError for a broken image."""
-        cached = self._cache.get(row.origin)
-        if cached is not None:
-            return cached
-        prompt = self._encode(row)
-        self._remember(row.origin, prompt)
-        return prompt
+    def prompts(self, rows: Sequence[Row]) -> list[Prompt]:
+        """The rows' turns with the generation header; raises DataError for a broken image.
+
+        Rows that are not in the cache go through the image processor together, which is several
+        times as fast as one by one.
+        """
+        found = {row.origin: self._cache[row.origin] for row in rows if row.origin in self._cache}
+        missing = {row.origin: row for row in rows if row.origin not in found}
+        for origin, prompt in zip(missing, self._encode(list(missing.values())), strict=True):
+            found[origin] = prompt
+            self._remember(origin, prompt)
+        return [found[row.origin] for row in rows]
 
     def response(self, text: str) -> Tokens:
         """Tokens of a response and its end-of-turn token."""
@@ -47,29 +55,45 @@ class Encoder:
         text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
         return text
 
-    def _encode(self, row: Row) -> Prompt:
-        text = self._processor.apply_chat_template(
-            [_with_parts(turn) for turn in row.messages], tokenize=False, add_generation_prompt=True
-        )
-        pixels, grids = self._pixels(row)
-        if text.count(self._processor.image_token) != len(grids):
-            mark = self._processor.image_token
-            raise DataError(f"{row.origin}: the prompt's text holds {mark}; write <image> instead")
-        ids = self._tokenizer(self._expand(text, grids), add_special_tokens=False)["input_ids"]
-        tokens = np.array(ids, dtype=np.int64)
-        positions = mrope_positions(tokens, grids, self._image_token_id, self._merge_size)
-        return Prompt(tokens, positions, tokens == self._image_token_id, pixels, grids)
+    def _encode(self, rows: Sequence[Row]) -> Iterator[Prompt]:
+        for row, (pixels, grids) in zip(rows, self._pixels(rows), strict=True):
+            text = self._processor.apply_chat_template(
+                [_with_parts(turn) for turn in row.messages],
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+            if text.count(self._processor.image_token) != len(grids):
+                mark = self._processor.image_token
+                raise DataError(
+                    f"{row.origin}: the prompt's text holds {mark}; write <image> instead"
+                )
+            expanded = self._expand(text, grids)
+            ids = self._tokenizer(expanded, add_special_tokens=False)["input_ids"]
+            tokens = np.array(ids, dtype=np.int64)
+            positions = mrope_positions(tokens, grids, self._image_token_id, self._merge_size)
+            yield Prompt(tokens, positions, tokens == self._image_token_id, pixels, grids)
 
-    def _pixels(self, row: Row) -> tuple[Any, tuple[Grid, ...]]:
-        if not row.images:
-            return None, ()
-        images = [load_image(image, row.origin) for image in row.images]
+    def _pixels(self, rows: Sequence[Row]) -> list[tuple[Tensor | None, tuple[Grid, ...]]]:
+        """Pixels and grids of each row's images."""
+        images = [load_image(image, row.origin) for row in rows for image in row.images]
+        if not images:
+            return [(None, ()) for _ in rows]
         try:
             batch = self._processor.image_processor(images=images, return_tensors="pt")
         except ValueError as error:
-            raise DataError(f"{row.origin}: its images do not suit the model ({error})") from None
-        grids = tuple((int(t), int(h), int(w)) for t, h, w in batch["image_grid_thw"].tolist())
-        return batch["pixel_values"], grids
+            for row in rows if len(rows) > 1 else []:
+                self._pixels([row])  # raises for the row that is at fault
+            what = f"its images do not suit the model ({error})"
+            raise DataError(f"{rows[0].origin}: {what}") from None
+        grids = [(int(t), int(h), int(w)) for t, h, w in batch["image_grid_thw"].tolist()]
+        patches = iter(batch["pixel_values"].split([t * h * w for t, h, w in grids]))
+        remaining = iter(grids)
+        result: list[tuple[Tensor | None, tuple[Grid, ...]]] = []
+        for row in rows:
+            own = tuple(islice(remaining, len(row.images)))
+            pixels = [next(patches) for _ in own]
+            result.append((torch.cat(pixels) if pixels else None, own))
+        return result
 
     def _expand(self, text: str, grids: tuple[Grid, ...]) -> str:
         pad = self._processor.image_token

@@ -57,7 +57,7 @@ def hidden_states(model: Any, pack: Pack, kv_sink: KeyValueSink | None = None) -
 
 
 def _whole(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """Features of all images; transformers up to 5.17 leaves some whole that 5.19 splits by image."""
+    """Features of all images; transformers 5.17 leaves some whole that 5.19 splits by image."""
     return features if isinstance(features, Tensor) else torch.cat(list(features))
 
 

@@ -214,7 +214,8 @@ class SupervisedAlignProgram(Stateless):
         size = self._settings.batch_size
         rows = [self._source.data[i] for i in self._source.rows("align", step * size, size)]
         encoder = self._context.encoder
-        groups = [Group(encoder.prompt(r), (encoder.response(r.response or ""),)) for r in rows]
+        texts = [encoder.response(row.response or "") for row in rows]
+        groups = [Group(p, (t,)) for p, t in zip(encoder.prompts(rows), texts, strict=True)]
         report, loss = supervised_update(self._context, groups, step)
         return {
             "loss": loss,

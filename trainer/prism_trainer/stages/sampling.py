@@ -67,7 +67,7 @@ class PromptSource:
     ) -> list[SampledGroup]:
         """`count` responses to each row's prompt, keyed by (run seed, key, row, response)."""
         seed = self._context.config.seed
-        prompts = [self._prompt(self.data[index]) for index in rows]
+        prompts = self._prompts([self.data[index] for index in rows])
         requests = [
             Request(prompt, tuple(derive_seed(seed, *key, index, n) for n in range(count)))
             for prompt, index in zip(prompts, rows, strict=True)
@@ -75,24 +75,28 @@ class PromptSource:
         params = SamplingParams(self._settings.max_response_tokens, self._settings.temperature)
         groups = self._context.client.generate(requests, params)
         return [
-            self.regroup(index, completions)
-            for index, completions in zip(rows, groups, strict=True)
+            self._group(index, prompt, completions)
+            for index, prompt, completions in zip(rows, prompts, groups, strict=True)
         ]
 
     def regroup(self, index: int, completions: Sequence[Completion]) -> SampledGroup:
         """A group from completions that are already there (resume)."""
-        row = self.data[index]
-        texts = tuple(self._context.encoder.text(c.tokens) for c in completions)
-        return SampledGroup(row, index, self._prompt(row), tuple(completions), texts)
+        return self._group(index, self._prompts([self.data[index]])[0], completions)
 
-    def _prompt(self, row: Row) -> Prompt:
-        prompt = self._context.encoder.prompt(row)
-        if len(prompt.token_ids) > self._settings.max_prompt_tokens:
-            raise DataError(
-                f"{row.origin}: the prompt has {len(prompt.token_ids)} tokens, maxPromptTokens is "
-                f"{self._settings.max_prompt_tokens}; raise it or remove the row"
-            )
-        return prompt
+    def _group(self, index: int, prompt: Prompt, completions: Sequence[Completion]) -> SampledGroup:
+        texts = tuple(self._context.encoder.text(c.tokens) for c in completions)
+        return SampledGroup(self.data[index], index, prompt, tuple(completions), texts)
+
+    def _prompts(self, rows: Sequence[Row]) -> list[Prompt]:
+        prompts = self._context.encoder.prompts(rows)
+        for row, prompt in zip(rows, prompts, strict=True):
+            if len(prompt.token_ids) > self._settings.max_prompt_tokens:
+                raise DataError(
+                    f"{row.origin}: the prompt has {len(prompt.token_ids)} tokens, "
+                    f"maxPromptTokens is {self._settings.max_prompt_tokens}; "
+                    "raise it or remove the row"
+                )
+        return prompts
 
 
 class PolicyUpdate:

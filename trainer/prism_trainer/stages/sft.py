@@ -9,10 +9,10 @@ from torch import Tensor
 
 from prism_api.errors import DataError
 from prism_api.stages import SftStage
-from prism_trainer.data.rows import Dataset
+from prism_trainer.data.rows import Dataset, Row
 from prism_trainer.data.sampler import rows_at
 from prism_trainer.engine.optimizer import Optimizer
-from prism_trainer.engine.packing import Group, Pack
+from prism_trainer.engine.packing import Group, Pack, Prompt
 from prism_trainer.engine.policy import StepReport
 from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless
 
@@ -30,25 +30,28 @@ class SftProgram(Stateless):
 
     def iterate(self, phase: str, step: int) -> Metrics:
         """One optimizer step."""
-        groups = self._batch(step)
+        candidates = self._batch(step)
+        groups = [group for group in candidates if group is not None]
         report, loss = supervised_update(self._context, groups, step)
+        (dropped,) = self._context.ranks.sum_floats(float(len(candidates) - len(groups)))
         return {
             "loss": loss,
             "grad_norm": report.grad_norm,
             "learning_rate": report.learning_rate,
             "tokens": report.num_tokens,
+            "dropped_samples": dropped,
         }
 
-    def _batch(self, step: int) -> list[Group]:
+    def _batch(self, step: int) -> list[Group | None]:
+        """This process's share of the batch; None for samples beyond the length limits."""
         size, ranks = self._settings.batch_size, self._context.ranks
         seed = self._context.config.seed
         rows = rows_at(len(self._data), seed, "sft", step * size, size)
-        groups = [self._group(i) for i in rows[ranks.rank :: ranks.world_size]]
-        return [group for group in groups if group is not None]
+        chosen = [self._data[i] for i in rows[ranks.rank :: ranks.world_size]]
+        prompts = self._context.encoder.prompts(chosen)
+        return [self._group(row, prompt) for row, prompt in zip(chosen, prompts, strict=True)]
 
-    def _group(self, index: int) -> Group | None:
-        row = self._data[index]
-        prompt = self._context.encoder.prompt(row)
+    def _group(self, row: Row, prompt: Prompt) -> Group | None:
         assert row.response is not None, "the data set was checked for demonstrations"
         response = self._context.encoder.response(row.response)
         too_long = len(prompt.token_ids) > self._settings.max_prompt_tokens
