@@ -125,57 +125,72 @@ def build_pack(
 ) -> Pack:
     """Lay groups out one after the other: prompt, then each continuation."""
     device = device or torch.device("cpu")
-    tokens: list[Tokens] = []
-    positions: list[Tokens] = []
-    is_image: list[NDArray[np.bool_]] = []
-    segments: list[Segment] = []
-    sources: list[Tokens] = []
-    classes: list[Tokens] = []
-    lasts: list[int] = []
-    cursor = 0
+    row = _Row()
     for group in groups:
-        prompt, size = group.prompt, len(group.prompt.token_ids)
-        start = cursor
-        cursor += size
-        tokens.append(prompt.token_ids)
-        positions.append(prompt.positions)
-        is_image.append(prompt.is_image)
-        classes.append(np.full(size, -1))
-        own_row = len(group.continuations) == 1
-        if not own_row:
-            segments.append(Segment(start, size))
-        for i, continuation in enumerate(group.continuations):
-            length = len(continuation)
-            tokens.append(continuation)
-            positions.append(np.tile(prompt.next_position + np.arange(length), (3, 1)))
-            is_image.append(np.zeros(length, dtype=np.bool_))
-            classes.append(np.full(length, group.classes[i] if group.classes else 0))
-            shared = Segment(cursor, length, start, size)
-            segments.append(Segment(start, size + length) if own_row else shared)
-            previous = np.arange(cursor - 1, cursor + length - 1)
-            previous[:1] = start + size - 1
-            sources.append(previous)
-            cursor += length
-            lasts.append(cursor - 1)
+        row.add(group)
     continuations = [c for group in groups for c in group.continuations]
     pixels, grids, vision = _images([group.prompt for group in groups], device, varlen)
+    image_mask = torch.from_numpy(np.concatenate(row.is_image))[None].to(device)
     return Pack(
-        input_ids=_tensor(np.concatenate(tokens), device)[None],
-        position_ids=_tensor(np.concatenate(positions, axis=1), device)[:, None],
-        text_layout=build_layout(segments, True, device, varlen),
+        input_ids=_tensor(np.concatenate(row.tokens), device)[None],
+        position_ids=_tensor(np.concatenate(row.positions, axis=1), device)[:, None],
+        text_layout=build_layout(row.segments, True, device, varlen),
         vision_layout=vision,
         pixel_values=pixels,
         grid_thw=grids,
-        image_mask=None
-        if pixels is None
-        else torch.from_numpy(np.concatenate(is_image))[None].to(device),
-        source_index=_tensor(np.concatenate([*sources, np.empty(0, np.int64)]), device),
-        targets=_tensor(np.concatenate([*continuations, np.empty(0, np.int64)]), device),
+        image_mask=None if pixels is None else image_mask,
+        source_index=_tensor(np.concatenate([*row.sources, _NONE]), device),
+        targets=_tensor(np.concatenate([*continuations, _NONE]), device),
         lengths=tuple(len(c) for c in continuations),
-        last_index=_tensor(np.array(lasts, dtype=np.int64), device),
-        token_classes=_tensor(np.concatenate(classes), device),
+        last_index=_tensor(np.array(row.lasts, dtype=np.int64), device),
+        token_classes=_tensor(np.concatenate(row.classes), device),
         group_sizes=tuple(len(group.continuations) for group in groups),
     )
+
+
+_NONE = np.empty(0, np.int64)
+
+
+class _Row:
+    """A pack in the making: one entry per prompt or continuation, in the order of the tokens."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Tokens] = []
+        self.positions: list[Tokens] = []
+        self.is_image: list[NDArray[np.bool_]] = []
+        self.classes: list[Tokens] = []
+        self.segments: list[Segment] = []
+        self.sources: list[Tokens] = []
+        self.lasts: list[int] = []
+        self._cursor = 0
+
+    def add(self, group: Group) -> None:
+        """Append a prompt and its continuations; a single one shares the prompt's segment."""
+        prompt, start, size = group.prompt, self._cursor, len(group.prompt.token_ids)
+        self._append(prompt.token_ids, prompt.positions, prompt.is_image, -1)
+        alone = len(group.continuations) == 1
+        if not alone:
+            self.segments.append(Segment(start, size))
+        for i, continuation in enumerate(group.continuations):
+            first, length = self._cursor, len(continuation)
+            positions = np.tile(prompt.next_position + np.arange(length), (3, 1))
+            kind = group.classes[i] if group.classes else 0
+            self._append(continuation, positions, np.zeros(length, dtype=np.bool_), kind)
+            shared = Segment(first, length, start, size)
+            self.segments.append(Segment(start, size + length) if alone else shared)
+            predicted_by = np.arange(first - 1, first + length - 1)
+            predicted_by[:1] = start + size - 1
+            self.sources.append(predicted_by)
+            self.lasts.append(self._cursor - 1)
+
+    def _append(
+        self, tokens: Tokens, positions: Tokens, is_image: NDArray[np.bool_], kind: int
+    ) -> None:
+        self.tokens.append(tokens)
+        self.positions.append(positions)
+        self.is_image.append(is_image)
+        self.classes.append(np.full(len(tokens), kind))
+        self._cursor += len(tokens)
 
 
 def _images(
