@@ -80,7 +80,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rivals:
-    """Both generators on the same weights; each decodes the batch and returns [sequences, tokens]."""
+    """Both generators on the same weights; each decodes the batch to [sequences, tokens]."""
 
     generator: InProcessGenerator
     model: Any
@@ -158,8 +158,8 @@ def _differences(rivals: Rivals) -> int:
     """Sequences whose greedy tokens part for another reason than a tie."""
     ours, theirs = rivals.ours(0.0), rivals.transformers(0.0)
     parted = np.flatnonzero((ours != theirs).any(axis=1))
-    margins = {int(i): _margin(rivals, i, ours[i], theirs[i]) for i in parted}
-    ties = sum(margin < TIE for margin in margins.values())
+    margins = [_margin(rivals, int(i), ours[i], theirs[i]) for i in parted]
+    ties = sum(margin < TIE for margin in margins)
     say(f"greedy tokens: {len(ours) - len(parted)} of {len(ours)} sequences equal, {ties} ties")
     return len(parted) - ties
 

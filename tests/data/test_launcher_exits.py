@@ -9,12 +9,14 @@ import pytest
 from commands import Done, launch
 from prism_api.base import parse
 from prism_api.checkpoint import CheckpointRef
+from prism_api.errors import SpecError
 from prism_api.run import PrismRun
 from prism_api.stage_config import StageConfig
 from prism_api.uris import file_uri
 from prism_operator.planning.plan import plan
+from prism_trainer.stages.run import run_stage
 from row_builders import a_demonstration, a_png, a_prompt_row, write_jsonl
-from run_builders import UID, Changes, a_small_document
+from run_builders import UID, Changes, a_plan, a_small_document
 
 DATA = "spec.stages.sft.data"
 
@@ -106,6 +108,26 @@ def test_what_this_trainer_cannot_do_ends_with_64(tmp_path: Path, digits_folder:
     assert done.returncode == 64, done.stderr
     assert "workers.engine: fsdp2 over several processes is not available" in outcome["message"]
     assert "set workers.engine: replicated" in outcome["message"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"spec.rollout": {"backend": "vllm"}}, "rollout.backend"),
+        (
+            {"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}},
+            "stages.align.discriminator.warmup.data",
+        ),
+    ],
+    ids=["vllm", "warm-up pairs"],
+)
+def test_so_does_what_alignment_cannot_do_yet(tmp_path: Path, changes: Changes, path: str) -> None:
+    config = a_plan(changes).train_steps[1].config(1, None)
+
+    with pytest.raises(SpecError) as caught:
+        run_stage(config, tmp_path)
+
+    assert [problem.path for problem in caught.value.problems] == [path]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def test_scores_equal_those_of_transformers_mixture_read_at_the_last_token(dense
     def score(comparison: Comparison, segment: Any) -> Tensor:
         theirs.rope_deltas = None
         hidden = theirs(**model_inputs(comparison.prompt, segment)).last_hidden_state
-        return network.model.head(hidden[0, -1]).squeeze()
+        value: Tensor = network.model.head(hidden[0, -1]).squeeze()
+        return value
 
     with torch.no_grad():
         expected = [

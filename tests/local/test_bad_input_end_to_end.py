@@ -160,9 +160,14 @@ def test_ctrl_c_saves_and_running_again_finishes(tmp_path: Path, digits_folder: 
     assert "the same command continues from the last checkpoint" in said(stopped)
     saved = run.newest_step()
     assert 1 <= saved < 60
+    cut_off = run.stage / "a1/step-99"
+    cut_off.mkdir()
+    (cut_off / "state.json").write_text("of a write that never got to its manifest")
     done = run.run()
     assert done.returncode == 0, said(done)
     assert run.report() == {"sft": 60}
+    assert run.newest_step() == 60
+    assert not cut_off.exists()
     metrics = (run.stage / "a2/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == list(range(1, 61))
 

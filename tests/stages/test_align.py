@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from prism_api.resources import DataSource
+from prism_api.stages import Warmup
 from prism_trainer.advantages import alignment_advantages
 from stage_builders import (
     Row,
@@ -71,6 +72,22 @@ def test_warm_up_leaves_the_policy_alone_and_only_the_game_counts_as_steps(
     assert all(torch.equal(t, before[name]) for name, t in finished.weights().items())
     assert [row["phase"] for row in finished.history()] == ["warmup"] * 3 + ["train"]
     assert finished.result()["steps"] == 1
+
+
+def test_rewards_come_from_the_discriminator_before_its_update(
+    talker: Path, teachers: DataSource, tmp_path: Path
+) -> None:
+    """However far the discriminator steps, the policy's step of the same iteration is the same."""
+    finished = {}
+    for rate in (1e-6, 0.3):
+        folder = tmp_path / str(rate)
+        folder.mkdir()
+        changes = {"learning_rate": rate, "warmup": Warmup(steps=0)}
+        stage = align_stage(teachers, steps=1, discriminator=changes)
+        finished[rate] = run_to_end(stage_config(stage, talker, folder), folder)
+    near, far = finished[1e-6].tensors(), finished[0.3].tensors()
+    assert near["discriminator.safetensors"] != far["discriminator.safetensors"]
+    assert near["export/model.safetensors"] == far["export/model.safetensors"]
 
 
 def test_the_advantages_of_both_forms_reach_the_policy(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,10 +18,11 @@ from stage_builders import read_rows, run_to_end, sft_stage, stage_config, with_
 
 def reference_loss(model_folder: Path, data: DataSource) -> float:
     """transformers' own encoding and cross-entropy, per token over the responses of all rows."""
-    processor = AutoProcessor.from_pretrained(model_folder)  # type: ignore[no-untyped-call]
+    processor = AutoProcessor.from_pretrained(model_folder)
     model: Any = Qwen3VLForConditionalGeneration.from_pretrained(model_folder)
     total = count = 0.0
-    for row in Dataset([data], "response"):
+    dataset = Dataset([data], "response")
+    for row in map(dataset.__getitem__, range(len(dataset))):
         question = row.messages[0]["content"].removeprefix("<image>")
         image = load_image(row.images[0], row.origin)
         user = [{"type": "image", "image": image}, {"type": "text", "text": question}]

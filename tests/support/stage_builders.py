@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor
@@ -158,7 +158,7 @@ def stage_config(
         model=ModelSource(uri=f"file://{model}"),
         init_from=None,
         stage_uri=f"file://{folder}/store/{kind}",
-        stages=Stages(**{kind: stage}),
+        stages=Stages.model_construct(None, **{kind: stage}),
         workers=Workers(replicas=replicas, engine="replicated", precision="fp32"),
         rollout=Rollout(backend="inprocess"),
         evaluation=evaluation,

@@ -21,6 +21,8 @@ class Question:
     """One line that leads from the digits to the given answer, right or wrong."""
     fits: Callable[[Digits], bool] = _any_digits
     """Whether the question has exactly one answer for these digits."""
+    practice: int = 1
+    """How often training asks it, against the others; evaluations ask all equally often."""
 
 
 def _sum(digits: Digits) -> str:
@@ -78,8 +80,13 @@ def _ends_differ(digits: Digits) -> bool:
 
 
 QUESTIONS: tuple[Question, ...] = (
-    Question("What is the sum of the first two digits?", _sum, _derive_sum),
-    Question("What is the difference of the first two digits?", _difference, _derive_difference),
+    Question("What is the sum of the first two digits?", _sum, _derive_sum, practice=2),
+    Question(
+        "What is the difference of the first two digits?",
+        _difference,
+        _derive_difference,
+        practice=2,
+    ),
     Question("What is the largest digit?", _largest, _derive_largest),
     Question("What is the smallest digit?", _smallest, _derive_smallest),
     Question("What is the last digit?", _last, _derive_last),

@@ -33,9 +33,12 @@ class Scene:
         return [{"bytes": self.png, "path": None}]
 
 
-def draw_scene(scene_id: str, digit_set: DigitSet, rng: np.random.Generator) -> Scene:
+def draw_scene(
+    scene_id: str, digit_set: DigitSet, rng: np.random.Generator, *, practice: bool
+) -> Scene:
     """A random question about two or three random digits for which it has exactly one answer."""
-    question = QUESTIONS[rng.integers(len(QUESTIONS))]
+    shares = np.array([q.practice if practice else 1 for q in QUESTIONS])
+    question = QUESTIONS[rng.choice(len(QUESTIONS), p=shares / shares.sum())]
     count = int(rng.integers(2, 4))
     while True:
         chosen = digit_set.pick(rng.choice(len(digit_set), size=count, replace=False))

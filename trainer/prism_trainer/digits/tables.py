@@ -96,7 +96,9 @@ def draw_rows(spec: TableSpec, seed: int) -> Iterator[tuple[Scene, Row]]:
     rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
     digit_set = load_split(spec.split)
     for number in range(spec.rows):
-        scene = draw_scene(f"{spec.name}-{number:05d}", digit_set, rng)
+        scene = draw_scene(
+            f"{spec.name}-{number:05d}", digit_set, rng, practice=spec.split == "train"
+        )
         yield scene, spec.write(scene, rng)
 
 

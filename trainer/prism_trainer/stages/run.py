@@ -95,10 +95,6 @@ def _check_supported(config: StageConfig) -> None:
         path = "stages.align.discriminator.warmup.data"
         remedy = "leave it out: pairs are then sampled from the policy"
         problems.append(FieldProblem(path, "is not available to this trainer", remedy))
-    align = config.stages.align
-    if align is not None and align.discriminator.warmup.data is not None:
-        problem, remedy = "pairs from a file are not available", "remove it: pairs are sampled then"
-        problems.append(FieldProblem("align.discriminator.warmup.data", problem, remedy))
     if problems:
         raise SpecError(problems)
 
