@@ -46,7 +46,7 @@ test-resume: setup ## Kill a run at 20 random moments; its weights must equal an
 
 .PHONY: bench-generate
 bench-generate: setup ## Compare in-process generation with transformers' generate
-	$(BIN)/python tests/benchmarks/bench_generate.py
+	$(BIN)/python tests/benchmarks/bench_generate.py --require 1.4
 
 .PHONY: figures
 figures: setup ## Reproduce the README's figures: seeds 0, 1, 2, both routings, baseline, control
