@@ -1,7 +1,8 @@
 """The output folder: whose it is, and that nothing of anybody else's is ever touched."""
 
 import json
-import multiprocessing
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -190,22 +191,28 @@ def test_a_document_that_was_not_written_any_more_is_written_later(tmp_path: Pat
     assert read_run(tmp_path / "prismrun.yaml") == a_prism_run()
 
 
-def try_to_open(path: Path, answer: "multiprocessing.Queue[str]") -> None:
-    try:
-        open_folder(path, a_prism_run()).close()
-        answer.put("opened")
-    except FolderTaken as error:
-        answer.put(str(error))
+OPEN_AND_CLOSE = """
+import sys
+from pathlib import Path
+
+from prism_api.errors import FolderTaken
+from prism_operator.local.folder import open_folder
+from run_builders import a_prism_run
+
+try:
+    open_folder(Path(sys.argv[1]), a_prism_run()).close()
+    print("opened")
+except FolderTaken as error:
+    print(error)
+"""
 
 
 def in_another_process(path: Path) -> str:
-    context = multiprocessing.get_context("spawn")
-    answer: multiprocessing.Queue[str] = context.Queue()
-    process = context.Process(target=try_to_open, args=(path, answer))
-    process.start()
-    said = answer.get(timeout=60)
-    process.join()
-    return said
+    command = [sys.executable, "-c", OPEN_AND_CLOSE, str(path)]
+    support = str(Path(__file__).parents[1] / "support")
+    environment = os.environ | {"PYTHONPATH": support}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def test_a_second_invocation_is_locked_out(tmp_path: Path) -> None:
