@@ -182,8 +182,10 @@ def _fail_with(error: type[BaseException], log: Log) -> None:
 
 
 _CHILD = """
-import time
+import signal, time
 from prism_operator.progress import ProgressView
+# A shell starts background jobs, CI among them, with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with ProgressView() as view:
     for step in range(1, 1000):
         view.update("sft", "train", step, 1000, {"loss": 1.0}, 5.0)
