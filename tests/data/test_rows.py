@@ -301,3 +301,15 @@ def test_an_empty_file_among_several_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"b\.jsonl: has no rows"):
         dataset("response", first, second)
+
+
+@pytest.mark.parametrize("need", ["truth", "teacher"])
+def test_a_prompt_that_gives_the_answer_away_is_refused(need: Need, tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "How many?"},
+        {"role": "assistant", "content": "<answer>7</answer>"},
+    ]
+    raw = {"prompt": turns, "reward_model": {"ground_truth": "7"}}
+
+    with pytest.raises(DataError, match=r"row 3.*give the answer away"):
+        parse_row(raw, "row 3", tmp_path / "data.parquet", need)

@@ -293,3 +293,12 @@ class TestFullDisk:
             folder.save_usage(Usage(2.0, 2))
 
             assert folder.usage() == Usage(1.0, 1)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"unknown": 1}', "[]"])
+def test_unreadable_usage_counts_as_none(text: str, tmp_path: Path) -> None:
+    folder = open_folder(tmp_path, a_prism_run())
+    (tmp_path / "usage.json").write_text(text)
+
+    assert folder.usage() == Usage()
+    folder.close()

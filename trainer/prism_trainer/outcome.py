@@ -14,6 +14,7 @@ _WORST_FIRST = (
     ExitCode.BAD_CONFIG,
     ExitCode.BAD_DATA,
     ExitCode.NON_FINITE,
+    ExitCode.FOLDER_TAKEN,
     ExitCode.STORE,
     ExitCode.CRASHED,
     ExitCode.SAVED,

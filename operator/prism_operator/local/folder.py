@@ -68,9 +68,11 @@ class RunFolder:
         return self.path / "work" / kind / f"a{attempt}"
 
     def usage(self) -> Usage:
-        """What earlier invocations used."""
-        path = self.path / "usage.json"
-        return Usage(**json.loads(path.read_text())) if path.is_file() else Usage()
+        """What earlier invocations used; nothing if that cannot be read, as it is an extra."""
+        try:
+            return Usage(**json.loads((self.path / "usage.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return Usage()
 
     def save_usage(self, usage: Usage) -> None:
         """Remember the sum; it is an extra, for which a full disk is no reason to fail."""

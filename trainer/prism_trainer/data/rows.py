@@ -75,6 +75,11 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
     response = None
     if need == "response":
         turns, response = _demonstration(turns, raw, origin)
+    elif turns[-1]["role"] == "assistant":
+        raise DataError(
+            f"{origin}: the prompt ends with an assistant's turn, which would give the answer "
+            "away; remove it"
+        )
     images = tuple(_image(image, origin, path) for image in _list(raw, "images", origin))
     placeholders = sum(turn["content"].count("<image>") for turn in turns)
     if placeholders != len(images):
@@ -100,7 +105,7 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
 
 
 def _turns(raw: RawRow, origin: str) -> tuple[dict[str, str], ...]:
-    column = "messages" if "messages" in raw else "prompt"
+    column = "messages" if raw.get("messages") is not None else "prompt"
     turns = _list(raw, column, origin)
     if not turns:
         raise DataError(f"{origin}: column {column!r} is missing or empty; give the prompt's turns")
