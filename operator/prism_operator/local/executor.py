@@ -22,6 +22,10 @@ from prism_operator.planning.plan import Plan, TrainStep
 from prism_store.store import Store, open_store, store_errors
 
 
+_STOP_GRACE_SECONDS = 600.0
+"""A step of a large model and its checkpoint fit in; what takes longer hangs."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What an attempt reported last."""
@@ -37,12 +41,15 @@ class Progress:
 class LocalExecutor:
     """Attempts of this invocation are processes; those of earlier ones are only folders."""
 
-    def __init__(self, plan: Plan, folder: RunFolder) -> None:
+    def __init__(
+        self, plan: Plan, folder: RunFolder, stop_grace_seconds: float = _STOP_GRACE_SECONDS
+    ) -> None:
         self._plan, self._folder = plan, folder
         self._steps = {step.kind: step for step in plan.train_steps}
         self._processes: dict[tuple[StageKind, int], subprocess.Popen[bytes]] = {}
         self._observed: dict[tuple[StageKind, int], AttemptObserved] = {}
-        self._stopping: set[tuple[StageKind, int]] = set()
+        self._stop_grace_seconds = stop_grace_seconds
+        self._asked_to_stop: dict[tuple[StageKind, int], float] = {}
 
     def observe(self, suspend: bool) -> RunObserved:
         """Everything that `decide` needs to know."""
@@ -96,11 +103,14 @@ class LocalExecutor:
         self._observed[key] = AttemptObserved(action.attempt, "running", started_at=time.time())
 
     def stop(self, action: StopAttempt) -> None:
-        """Ask an attempt to save itself; asking again changes nothing."""
-        key = (action.kind, action.attempt)
-        if key not in self._stopping:
-            self._stopping.add(key)
-            self._processes[key].send_signal(signal.SIGTERM)
+        """Ask an attempt to save itself; one that still runs after the grace period is killed."""
+        key, now = (action.kind, action.attempt), time.monotonic()
+        process = self._processes[key]
+        if key not in self._asked_to_stop:
+            self._asked_to_stop[key] = now
+            process.send_signal(signal.SIGTERM)
+        elif now - self._asked_to_stop[key] > self._stop_grace_seconds and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End everything that still runs, at once."""
