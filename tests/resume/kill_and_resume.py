@@ -33,20 +33,20 @@ class Kill:
 
 
 def short_run() -> dict[str, Any]:
-    """The quickstart, shrunk so that an undisturbed run takes under a minute."""
+    """The quickstart, shrunk so that an undisturbed run takes a minute or two."""
     run: dict[str, Any] = yaml.safe_load((ROOT / "examples/quickstart.yaml").read_text())
     stages = run["spec"]["stages"]
     run["metadata"]["name"] = "resume"
     run["spec"]["evaluation"]["maxSamples"] = 128
-    stages["sft"] |= {"steps": 90, "checkpointEverySteps": 7, "learningRate": 0.003}
-    stages["align"] |= {"steps": 12, "checkpointEverySteps": 3, "learningRate": 0.0001}
+    stages["sft"] |= {"steps": 240, "checkpointEverySteps": 17, "learningRate": 0.003}
+    stages["align"] |= {"steps": 30, "checkpointEverySteps": 3, "learningRate": 0.0001}
     stages["align"]["discriminator"] |= {"learningRate": 0.001}
     stages["align"]["discriminator"]["warmup"] = {
-        "steps": 6,
+        "steps": 10,
         "batchSize": 16,
         "learningRate": 0.001,
     }
-    stages["rlvr"] |= {"steps": 12, "checkpointEverySteps": 3, "learningRate": 0.0001}
+    stages["rlvr"] |= {"steps": 30, "checkpointEverySteps": 3, "learningRate": 0.0001}
     return run
 
 
@@ -69,7 +69,10 @@ def check(folder: Path, kills: int, moments: random.Random) -> bool:
     calm_seconds = time.monotonic() - started
     say(f"undisturbed: {calm_seconds:.0f} s")
     for number in range(1, kills + 1):
-        kill = run_and_kill(spec, folder / "killed", moments.uniform(0.3, 0.35 * calm_seconds))
+        if (folder / "killed" / "report.json").exists():
+            say(f"the run was done after {number - 1} kills; give fewer or shorter moments")
+            return False
+        kill = run_and_kill(spec, folder / "killed", moments.uniform(0.3, 0.15 * calm_seconds))
         say(f"kill {number:2d} after {kill.after_seconds:4.1f} s: {kill.place}")
     finish(spec, folder / "killed")
     calm, killed = (fingerprint(folder / run) for run in ("calm", "killed"))
