@@ -21,7 +21,6 @@ from prism_operator.planning.observation import AttemptObserved, RunObserved
 from prism_operator.planning.plan import Plan, TrainStep
 from prism_store.store import Store, open_store, store_errors
 
-
 _STOP_GRACE_SECONDS = 600.0
 """A step of a large model and its checkpoint fit in; what takes longer hangs."""
 
