@@ -38,7 +38,6 @@ class Checkpoints:
     def __init__(self, context: StageContext, store: Store) -> None:
         self._context, self._store = context, store
         self._parent = context.config.init_from
-        self._newest: CheckpointRef | None = None
 
     def save(
         self, program: StageProgram, position: Position, history: History
@@ -67,14 +66,14 @@ class Checkpoints:
         try:
             with store_errors(folder):
                 self._write_folder(folder, tensors, facts, position, history)
-            self._newest = write_checkpoint(self._store, key, folder, manifest)
+            ref = write_checkpoint(self._store, key, folder, manifest)
         except StoreError:
             # What did not fit must not fill the disk: others write there, and so does the outcome.
             shutil.rmtree(folder, ignore_errors=True)
             self._store.delete(key)
             raise
         self._retain()
-        return self._newest
+        return ref
 
     def _write_folder(
         self,
@@ -129,7 +128,6 @@ class Checkpoints:
                 "start a run with another name, or undo the change",
             )
             raise SpecError([problem])
-        self._newest = ref
         return checkpoint
 
 
