@@ -13,14 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prism_api.algorithms import ALGORITHM_ROWS
+from prism_api.algorithms import ALGORITHM_ROWS, PolicyObjective
 from prism_api.resources import DataSource
 from prism_api.stages import RlvrStage
 from prism_trainer.losses.policy import (
     ON_POLICY,
     PolicyLossInputs,
     PolicyLossOutputs,
-    PolicyObjective,
     kl_penalty,
     objective_of,
     policy_loss,

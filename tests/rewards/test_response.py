@@ -149,6 +149,10 @@ def test_tags_alone_have_the_format_in_one_order_only(tags: list[str]) -> None:
         pytest.param("- **a** b", ["**a** b"], id="bold behind the bullet"),
         pytest.param("-\n*\n- ", [], id="bullets without text"),
         pytest.param("", [], id="empty caption"),
+        pytest.param(
+            "<caption>\n- a\n- b\n</caption>", ["a", "b"], id="tags on lines of their own"
+        ),
+        pytest.param("<caption>a\nb</caption>", ["a", "b"], id="tags beside the items"),
         pytest.param("- a - b", ["a - b"], id="hyphen inside"),
         pytest.param("a - b\nc * d", ["a - b", "c * d"], id="hyphen and star inside only"),
     ],
@@ -169,6 +173,7 @@ def test_caption_items_are_the_lines_without_bullets(caption: str, items: list[s
         pytest.param("- a", "", (0, 0), id="empty reference"),
         pytest.param("*  row 1:   3 4", "- row 1: 3 4", (1, 1), id="other bullet and space"),
         pytest.param("- Point A", "- Point a", (0, 1), id="other case"),
+        pytest.param("- a\n- b", "<caption>\n- a\n- b\n</caption>", (2, 2), id="tagged reference"),
     ],
 )
 def test_items_match_at_the_same_index_only(

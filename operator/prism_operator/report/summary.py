@@ -32,6 +32,7 @@ class StageSummary(Contract):
     format_rate: Fraction | None
     mean_response_tokens: NonNegative | None
     steps: Positive
+    """Optimizer steps of the policy."""
     seconds: NonNegative
     checkpoint: str
     """Folder of the result in the store."""

@@ -4,31 +4,15 @@ Shapes: T targets (tokens of all responses of a pack, one after the other), R re
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from prism_api.algorithms import ALGORITHM_ROWS
+from prism_api.algorithms import ALGORITHM_ROWS, PolicyObjective
 from prism_api.stages import RlvrStage
 
 _MAX_LOG_RATIO = 20.0
 _MAX_SEQUENCE_LOG_RATIO = 10.0
-
-
-@dataclass(frozen=True)
-class PolicyObjective:
-    """One clipped surrogate and how its token losses are averaged."""
-
-    ratio: Literal["token", "sequence"]
-    """Importance ratio of each token, or the geometric mean over the response (GSPO)."""
-    average: Literal["token", "sequence"]
-    """`token`: over all tokens of the batch; `sequence`: over responses of their token means."""
-    clip_low: float
-    clip_high: float
-    dual_clip: float = 0.0
-    """With a negative advantage the loss is at most this many times -advantage; 0: no such
-    limit."""
 
 
 def objective_of(stage: RlvrStage) -> PolicyObjective:

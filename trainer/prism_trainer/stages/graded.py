@@ -1,0 +1,53 @@
+"""Sampled groups with their rewards (RLVR)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prism_api.stages import RlvrStage
+from prism_trainer.advantages import group_normalise
+from prism_trainer.rewards.reward import Reward, RewardWeights, overlong_penalty, score
+from prism_trainer.rewards.verifier import Verdict
+from prism_trainer.stages.sampling import SampledGroup
+
+
+@dataclass(frozen=True, eq=False)
+class GradedGroup:
+    """A group with its rewards."""
+
+    group: SampledGroup
+    rewards: tuple[Reward, ...]
+    totals: Tensor
+    """[responses] rewards with length penalty."""
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether some answers are right and some wrong: the others teach nothing (DAPO)."""
+        return len({reward.accuracy for reward in self.rewards}) > 1
+
+    @property
+    def advantages(self) -> Tensor:
+        """[responses] group z-score of the rewards; 0 for a row that cannot be verified."""
+        if any(reward.verdict is Verdict.UNVERIFIABLE for reward in self.rewards):
+            return torch.zeros_like(self.totals)
+        return group_normalise(self.totals[None])[0]
+
+
+def grade(group: SampledGroup, settings: RlvrStage) -> GradedGroup:
+    """Verify every response and add up what it earns."""
+    weights = RewardWeights(settings.accuracy_weight, settings.format_weight)
+    rewards = tuple(score(text, group.draw.row.truths, weights) for text in group.texts)
+    totals = [
+        reward.total + _length_penalty(len(completion.tokens), settings)
+        for reward, completion in zip(rewards, group.completions, strict=True)
+    ]
+    return GradedGroup(group, rewards, torch.tensor(totals, dtype=torch.float64))
+
+
+def _length_penalty(length: int, settings: RlvrStage) -> float:
+    overlong = settings.overlong
+    if overlong is None:
+        return 0.0
+    limit = settings.max_response_tokens
+    return overlong_penalty(length, limit, overlong.buffer_tokens, overlong.penalty_factor)
