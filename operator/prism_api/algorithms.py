@@ -81,7 +81,7 @@ def resolve_rlvr(stage: RlvrStage) -> RlvrStage:
     absent: dict[str, Any] = {
         name: getattr(row, name) for name in _FIELDS if _is_absent(stage, name)
     }
-    if not {"warmup_steps", "warmup_ratio"} & stage.model_fields_set:
+    if stage.warmup_steps is None and stage.warmup_ratio is None:
         absent |= {"warmup_steps": row.warmup_steps, "warmup_ratio": row.warmup_ratio}
     if absent.get("overlong"):
         buffer_tokens = min(_OVERLONG.buffer_tokens, max(1, stage.max_response_tokens // 2))

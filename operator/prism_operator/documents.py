@@ -14,6 +14,8 @@ from prism_api.run import PrismRun
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 
+_MAX_INT_BITS = 64
+"""More digits fit no field, and very many cannot even be shown."""
 _KEY_TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "merge")
 }
@@ -26,7 +28,12 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """The value of a node; what is none, such as the 31st of June, is an error with a place."""
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
+                raise ValueError
+            if isinstance(value, str):
+                value.encode()  # half a surrogate pair is no text
+            return value
         except (ValueError, LookupError, AttributeError):
             problem = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None

@@ -9,21 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from commands import ENVIRONMENT, PATIENCE_SECONDS
 from prism_api.base import parse
-from prism_api.exit_codes import ExitCode
 from prism_api.names import ANCESTOR_VARIABLE
 from prism_api.run import PrismRun
 from prism_api.uris import file_uri
 from prism_operator.planning.plan import plan
-from prism_trainer.attempt import run_attempt
-from prism_trainer.outcome import Outcome
-from prism_trainer.process import StopSignals
 from run_builders import UID, Changes, a_small_document
 
 ENDLESS: Changes = {
@@ -38,9 +33,9 @@ AT_ONCE_SECONDS = 5
 class Attempt:
     """A launcher that runs, in a session of its own as the local runner starts it."""
 
-    def __init__(self, folder: Path, config: Path) -> None:
+    def __init__(self, folder: Path, config: Path, *, checked: bool) -> None:
         self.folder, self.work = folder, folder / "work"
-        command = ["-m", "prism_trainer.launch", "--checked"]
+        command = ["-m", "prism_trainer.launch", *["--checked"] * checked]
         command += [f"--config={config}", f"--work-folder={self.work}"]
         self.process = subprocess.Popen(
             [sys.executable, *command],
@@ -98,12 +93,12 @@ def config(document: str, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Path], Attempt]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Attempt]]:
     """Starts launchers; whatever still runs at the end of the test is killed."""
     started: list[Attempt] = []
 
-    def start(config: Path) -> Attempt:
-        started.append(Attempt(tmp_path, config))
+    def start(config: Path, *, checked: bool = True) -> Attempt:
+        started.append(Attempt(tmp_path, config, checked=checked))
         return started[-1]
 
     yield start
@@ -114,7 +109,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[Path], Attempt]]:
 
 
 @pytest.fixture
-def attempt(start: Callable[[Path], Attempt], config: str, tmp_path: Path) -> Attempt:
+def attempt(start: Callable[..., Attempt], config: str, tmp_path: Path) -> Attempt:
     """One that was just started."""
     path = tmp_path / "stage.json"
     path.write_text(config)
@@ -128,6 +123,11 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def is_checking(attempt: Attempt) -> bool:
+    """Whether a program that checks the data runs under its own name."""
+    return any("prism_trainer.preflight" in process.cmdline() for process in attempt.tree())
+
+
 def catches_sigterm(process: subprocess.Popen[bytes]) -> bool:
     status = Path(f"/proc/{process.pid}/status").read_text()
     (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
@@ -136,7 +136,7 @@ def catches_sigterm(process: subprocess.Popen[bytes]) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_a_stop_before_the_config_is_read_starts_nothing(
-    start: Callable[[Path], Attempt], config: str, tmp_path: Path, number: signal.Signals
+    start: Callable[..., Attempt], config: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     pipe = tmp_path / "stage.json"
     os.mkfifo(pipe)
@@ -151,25 +151,22 @@ def test_a_stop_before_the_config_is_read_starts_nothing(
     assert attempt.saved_steps() == []
 
 
-def test_a_stop_while_the_data_is_checked_starts_nothing(
-    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stop_ends_the_check_of_the_data_and_starts_nothing(
+    start: Callable[..., Attempt], config: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "stage.json"
     path.write_text(config)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    signals = StopSignals()
-    checks: list[Any] = []
+    attempt = start(path, checked=False)
+    wait_until(lambda: is_checking(attempt))
+    (check,) = attempt.tree()
+    check.suspend()  # so that it cannot get to its end by itself
 
-    def stop(child: subprocess.Popen[bytes]) -> None:
-        checks.append(child.args)
-        signals.requested = True
+    attempt.process.terminate()
 
-    monkeypatch.setattr(signals, "end", stop)
-
-    outcome = run_attempt(path, tmp_path / "work", signals)
-
-    assert outcome == Outcome(ExitCode.SAVED, "stopped before it had started")
-    assert ["prism_trainer.preflight" in command for command in checks] == [True]
+    assert attempt.end() == 75
+    assert attempt.outcome() == "stopped before it had started"
+    assert attempt.saved_steps() == []
+    assert not check.is_running()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from disks import fill, small_disk
+from power_cut import watched
 from prism_api.errors import FolderTaken, StoreError
 from prism_api.run import PrismRun
 from prism_api.uris import file_uri
@@ -318,4 +319,12 @@ def test_unreadable_usage_counts_as_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "usage.json").write_text(text)
 
     assert folder.usage() == Usage()
+    folder.close()
+
+
+def test_a_folder_that_says_whose_it_is_survives_a_power_cut(tmp_path: Path) -> None:
+    with watched(tmp_path) as disk:
+        folder = open_folder(tmp_path / "runs/mine", a_prism_run())
+
+        assert json.loads(disk.left()["runs/mine/run.json"])["uid"] == folder.identity.uid
     folder.close()

@@ -48,6 +48,20 @@ def test_a_program_that_fails_is_heard_and_its_code_passed_on(
     assert caught.value.exit_code is code
 
 
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ("os.kill(os.getpid(), 9)", "signal 9 ended program"),
+        ("sys.exit(3)", "program ended with code 3"),
+    ],
+)
+def test_a_program_that_ends_without_a_word_is_named(module: Path, ends: str, words: str) -> None:
+    module.write_text(f"import os, sys; {ends}")
+
+    with pytest.raises(ProgramError, match=words):
+        run_program("program", [])
+
+
 def test_a_stop_ends_a_program_and_is_no_error(module: Path) -> None:
     module.write_text("import time; time.sleep(60)")
     started = time.monotonic()

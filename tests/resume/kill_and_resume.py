@@ -1,5 +1,5 @@
-"""Kills a whole run with SIGKILL 20 times, in every phase of every stage, and resumes it each time;
-`make test-resume`.
+"""Kills a whole run with SIGKILL at 20 random moments, spread over all stages and aimed at
+all their phases, and resumes it each time; `make test-resume`.
 
 The final weights, optimizer states and metrics of every stage must be bitwise those of a run that
 nobody disturbed. Prints where each kill hit; every stage has to be hit often enough.

@@ -20,7 +20,7 @@ REPEATABLE = ("start", "train", "checkpoint")
 """A kill there can be followed by another one in the same phase."""
 DELAYS_SECONDS = {
     "start": 6.0,
-    "warmup": 1.5,
+    "warmup": 1.0,
     "train": 2.5,
     "checkpoint": 0.03,
     "evaluate": 0.4,

@@ -66,7 +66,8 @@ def test_with_one_mini_batch_no_clip_acts(
     talker: Path, prompts: DataSource, tmp_path: Path
 ) -> None:
     stage = rlvr_stage(prompts, clip_low=1e-4, clip_high=1e-4, learning_rate=1e-2)
-    assert run(stage, talker, tmp_path).column("clip_fraction") == [0.0] * 4
+    clipped = run(stage, talker, tmp_path).column("clip_fraction")
+    assert set(clipped) == {0.0}
 
 
 def test_several_mini_batches_make_ratios_and_clips_live(
@@ -123,10 +124,9 @@ def test_mini_batches_cut_the_batch_evenly_and_alike_for_all_numbers_of_processe
     assert in_order == sorted(batch)
 
 
-def test_a_batch_that_lost_prompts_still_takes_every_optimizer_step(
+def test_a_mini_batch_that_has_lost_all_its_prompts_takes_no_optimizer_step(
     talker: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Down to mini-batches that hold nothing any more."""
     uneven = [row if i % 2 else with_long_prompt(row) for i, row in enumerate(rows)]
     data = write_rows(tmp_path / "uneven.parquet", uneven)
     seen = watch_updates(monkeypatch)
@@ -136,7 +136,11 @@ def test_a_batch_that_lost_prompts_still_takes_every_optimizer_step(
     assert sum(dropped) == 8, "four batches are the data once"
     kept = [sum(len(u.groups) for u in seen[4 * step : 4 * step + 4]) for step in range(4)]
     assert kept == [4 - count for count in dropped]
-    assert any(not update.groups for update in seen)
+    empty = [update for update in seen if not update.groups]
+    assert empty
+    assert all(update.report is None for update in empty)
+    assert all(update.report is not None for update in seen if update.groups)
+    assert all(entropy > 0 for entropy in finished.column("entropy"))
 
 
 def test_steps_and_weight_versions_are_the_policys_optimizer_steps(

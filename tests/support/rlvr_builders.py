@@ -11,7 +11,7 @@ from torch import Tensor
 from prism_api.resources import DataSource
 from prism_api.stages import RlvrStage
 from prism_trainer.distributed import Ranks
-from prism_trainer.stages.policy_update import OldLogprobs, PolicyUpdate
+from prism_trainer.stages.policy_update import OldLogprobs, PolicyUpdate, UpdateReport
 from prism_trainer.stages.rlvr import RlvrProgram
 from prism_trainer.stages.run import build_context, build_program
 from prism_trainer.stages.sampling import SampledGroup
@@ -46,6 +46,7 @@ class Update:
     groups: Sequence[SampledGroup]
     advantages: Sequence[Tensor]
     old_logprobs: Sequence[OldLogprobs] | None
+    report: UpdateReport | None
 
 
 def watch_updates(monkeypatch: pytest.MonkeyPatch) -> list[Update]:
@@ -56,8 +57,9 @@ def watch_updates(monkeypatch: pytest.MonkeyPatch) -> list[Update]:
     def watching(
         self: PolicyUpdate, groups: Any, advantages: Any, step: int, old: Any = None
     ) -> Any:
-        seen.append(Update(step, groups, advantages, old))
-        return inner(self, groups, advantages, step, old)
+        report = inner(self, groups, advantages, step, old)
+        seen.append(Update(step, groups, advantages, old, report))
+        return report
 
     monkeypatch.setattr(PolicyUpdate, "run", watching)
     return seen

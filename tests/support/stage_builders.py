@@ -236,7 +236,7 @@ class Finished:
 
     def column(self, name: str, phase: str = "train") -> list[float]:
         """One metric over the steps of a phase."""
-        return [row[name] for row in self.history() if row["phase"] == phase]
+        return [row[name] for row in self.history() if row["phase"] == phase and name in row]
 
     def result(self) -> Row:
         """The stage's result."""

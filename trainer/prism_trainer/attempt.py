@@ -65,7 +65,7 @@ def _preflight(config_path: Path, signals: StopSignals) -> Outcome | None:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    signals.end(process)
+    signals.end(process, at_first=True)  # it has nothing to save
     _, errors = process.communicate()
     if process.returncode == ExitCode.DONE:
         return None

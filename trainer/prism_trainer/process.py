@@ -55,6 +55,7 @@ class StopSignals:
         self.at_once = False
         self._stop_file: Path | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._at_first = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -62,18 +63,19 @@ class StopSignals:
         """Make this file when a stop is requested; look at `requested` for one so far."""
         self._stop_file = stop_file
 
-    def end(self, child: subprocess.Popen[bytes]) -> None:
-        """Kill this child when the attempt is to end at once, even if that was said before."""
-        self._child = child
-        if self.at_once:
+    def end(self, child: subprocess.Popen[bytes], *, at_first: bool = False) -> None:
+        """Kill this child when the attempt is to end at once, or already when it is asked to stop
+        (`at_first`); even if that was said before."""
+        self._child, self._at_first = child, at_first
+        if self.at_once or (at_first and self.requested):
             child.kill()
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
         if self.requested or not self._ask():
             self.at_once = True
-            if self._child is not None:
-                self._child.kill()
         self.requested = True
+        if self._child is not None and (self.at_once or self._at_first):
+            self._child.kill()
 
     def _ask(self) -> bool:
         """Whether there was a way to ask: a full disk may have no room for the file."""

@@ -14,6 +14,7 @@ from prism_api.run import PrismRun
 from prism_api.uris import file_uri
 from prism_operator.documents import to_yaml
 from prism_store.attempts import attempt_numbers
+from prism_store.durable import make_folder
 from prism_store.store import DirectoryStore, store_errors
 
 IDENTITY_FILE = "run.json"
@@ -97,7 +98,7 @@ def open_folder(path: Path, run: PrismRun) -> RunFolder:
     """
     with store_errors(path):
         _check_mine(path, run)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         lock = _lock(path)
     try:
         return RunFolder(path, _make_mine(path, run), lock)

@@ -58,10 +58,14 @@ def localise(run: PrismRun, base: Path, inputs: Path) -> PrismRun:
     return parse(PrismRun, document)
 
 
-def make_inputs(names: list[str], inputs: Path, seed: int) -> None:
-    """Make the built-in sets that are not there yet; raises ProgramError with what went wrong."""
+def make_inputs(
+    names: list[str], inputs: Path, seed: int, stop_requested: Callable[[], bool]
+) -> None:
+    """Make the built-in sets that are not there yet, unless a stop is requested; raises
+    ProgramError with what went wrong."""
     for name in names:
-        run_program(_BUILTIN[name], ["--out", str(inputs / name), "--seed", str(seed)])
+        arguments = ["--out", str(inputs / name), "--seed", str(seed)]
+        run_program(_BUILTIN[name], arguments, stop_requested)
 
 
 def _set_of(uri: str) -> str:

@@ -36,4 +36,8 @@ def run_program(
             if stop_requested():
                 process.kill()
     if process.returncode and not stop_requested():
-        raise ProgramError(process.returncode, errors.strip())
+        code = process.returncode
+        silent = (
+            f"{module} ended with code {code}" if code > 0 else f"signal {-code} ended {module}"
+        )
+        raise ProgramError(code, errors.strip() or silent)

@@ -53,6 +53,10 @@ class Interrupts:
             for number, handler in old.items():
                 signal.signal(number, handler)
 
+    def any(self) -> bool:
+        """Whether there was one."""
+        return self.count > 0
+
     def _note(self, _: int, __: FrameType | None) -> None:
         self.count += 1
 
@@ -75,9 +79,9 @@ def run_locally(run: PrismRun, base: Path, out: Path, view: ProgressView) -> Exi
         with Interrupts().caught() as interrupts, _measured(folder):
             if sets:
                 view.message(f"inputs: {', '.join(sets)} in {inputs}")
-                make_inputs(sets, inputs, run.spec.seed)
-            if not run.spec.suspend:
-                check_stages(steps, results, folder, lambda: interrupts.count > 0)
+                make_inputs(sets, inputs, run.spec.seed, interrupts.any)
+            if not run.spec.suspend and not interrupts.any():
+                check_stages(steps, results, folder, interrupts.any)
             folder.save_document(run)
             decision = _execute(steps, local, folder, view, interrupts)
         return _conclude(decision, steps, run, folder, view)
@@ -105,7 +109,7 @@ def _execute(
     shown = _Shown(view, executor)
     try:
         while True:
-            observed = executor.observe(suspend=run.spec.suspend or interrupts.count > 0)
+            observed = executor.observe(suspend=run.spec.suspend or interrupts.any())
             decision = decide(steps, run.spec.failure_policy, observed, time.time())
             shown.update(decision, observed)
             if decision.state in _SETTLED:

@@ -25,7 +25,7 @@ from prism_trainer.losses.policy import ON_POLICY
 from prism_trainer.models import load_policy
 from prism_trainer.rewards.response import Response, parse_response
 from prism_trainer.seeds import derive_seed
-from prism_trainer.stages.policy_update import PolicyUpdate
+from prism_trainer.stages.policy_update import PolicyUpdate, update_metrics
 from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless, Tensors
 from prism_trainer.stages.prompts import PromptSource
 from prism_trainer.stages.sampling import SampledGroup, response_metrics, sample
@@ -102,17 +102,16 @@ class AlignProgram(Stateless):
             settings.advantage,
         )
         report = self._update.run(groups, list(advantages), step)
-        return metrics | {
-            "loss": report.step.loss,
-            "reward": metrics["student_score"],
-            "entropy": report.entropy,
-            "kl": report.kl,
-            "grad_norm": report.step.grad_norm,
-            "learning_rate": report.step.learning_rate,
-            "tokens": float(report.step.num_tokens),
-            "dropped_samples": dropped,
-            **response_metrics(self._context, groups),
-        }
+        assert report is not None, "a batch without prompts was refused"
+        return (
+            metrics
+            | update_metrics([report])
+            | {
+                "reward": metrics["student_score"],
+                "dropped_samples": dropped,
+                **response_metrics(self._context, groups),
+            }
+        )
 
     def _train_discriminator(
         self,

@@ -19,7 +19,7 @@ from prism_trainer.losses.policy import (
     policy_loss,
 )
 from prism_trainer.models import load_policy
-from prism_trainer.stages.program import StageContext
+from prism_trainer.stages.program import Metrics, StageContext
 from prism_trainer.stages.sampling import SampledGroup
 
 T = TypeVar("T")
@@ -30,12 +30,33 @@ as the update finds it, so that every ratio is 1."""
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """How the policy's update went; means over the batch's response tokens."""
+    """How one optimizer step went; sums over the response tokens that were trained on, over all
+    processes."""
 
     step: StepReport
-    clip_fraction: float
+    tokens: float
+    clipped_tokens: float
     entropy: float
     kl: float
+
+
+def update_metrics(reports: Sequence[UpdateReport]) -> Metrics:
+    """Metrics of a batch's optimizer steps; clip fraction, entropy and KL are means over the tokens
+    that were trained on, and absent where no token was."""
+    last, tokens = reports[-1].step, sum(report.tokens for report in reports)
+    metrics = {
+        "loss": sum(report.step.loss for report in reports) / len(reports),
+        "grad_norm": last.grad_norm,
+        "learning_rate": last.learning_rate,
+        "tokens": float(sum(report.step.num_tokens for report in reports)),
+    }
+    if not tokens:
+        return metrics
+    return metrics | {
+        "clip_fraction": sum(report.clipped_tokens for report in reports) / tokens,
+        "entropy": sum(report.entropy for report in reports) / tokens,
+        "kl": sum(report.kl for report in reports) / tokens,
+    }
 
 
 class PolicyUpdate:
@@ -68,8 +89,9 @@ class PolicyUpdate:
         advantages: Sequence[Tensor],
         step: int,
         old_logprobs: Sequence[OldLogprobs] | None = None,
-    ) -> UpdateReport:
-        """One optimizer step; advantages are one [responses] per group.
+    ) -> UpdateReport | None:
+        """One optimizer step; advantages are one [responses] per group. None, and no step, if no
+        process has a token.
 
         Groups whose advantages are all zero have no gradient and are left out of the passes, but
         count in the averages. Without old log-probabilities the batch is on-policy: every ratio is
@@ -78,6 +100,8 @@ class PolicyUpdate:
         tokens = float(sum(len(c.tokens) for g in groups for c in g.completions))
         responses = float(sum(len(g.completions) for g in groups))
         totals = self._context.ranks.sum_floats(tokens, responses)
+        if not totals[0]:
+            return None
         kept = [i for i, a in enumerate(advantages) if self._matters(a)]
         policy, sums = self._context.policy, _Sums()
         packs = policy.packs([groups[i].packed() for i in kept])
@@ -126,8 +150,7 @@ class PolicyUpdate:
         clipped, entropy, kl, tokens = self._context.ranks.sum_floats(
             sums.clipped, sums.entropy, sums.kl, float(sums.tokens)
         )
-        tokens = max(1.0, tokens)
-        return UpdateReport(report, clipped / tokens, entropy / tokens, kl / tokens)
+        return UpdateReport(report, tokens, clipped, entropy, kl)
 
 
 @dataclass

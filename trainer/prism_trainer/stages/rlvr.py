@@ -18,7 +18,12 @@ from prism_trainer.losses.policy import objective_of
 from prism_trainer.rollouts import Completion
 from prism_trainer.stages.dynamic_sampling import DynamicSampling
 from prism_trainer.stages.graded import GradedGroup, grade
-from prism_trainer.stages.policy_update import OldLogprobs, PolicyUpdate, UpdateReport
+from prism_trainer.stages.policy_update import (
+    OldLogprobs,
+    PolicyUpdate,
+    UpdateReport,
+    update_metrics,
+)
 from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless
 from prism_trainer.stages.prompts import PromptSource
 from prism_trainer.stages.sampling import (
@@ -53,7 +58,7 @@ class RlvrProgram(Stateless):
         start = self._position
         batch, sampled = self._collect(step)
         reports = self._step_policy(batch, step)
-        return self._sample_metrics(sampled, self._position - start) | _update_metrics(reports)
+        return self._sample_metrics(sampled, self._position - start) | update_metrics(reports)
 
     def _collect(self, step: int) -> tuple[list[GradedGroup], list[GradedGroup]]:
         """This process's share of the batch, and everything that was sampled for it."""
@@ -77,7 +82,7 @@ class RlvrProgram(Stateless):
         old = [self._old_logprobs(graded.group, step * parts) for graded in batch]
         places = [graded.group.draw.position for graded in batch]
         members = mini_batches(places, parts, self._context.ranks)
-        return [
+        reports = [
             self._update.run(
                 [batch[i].group for i in chosen],
                 [batch[i].advantages for i in chosen],
@@ -86,6 +91,7 @@ class RlvrProgram(Stateless):
             )
             for part, chosen in enumerate(members)
         ]
+        return [report for report in reports if report is not None]
 
     def _old_logprobs(self, group: SampledGroup, version: int) -> OldLogprobs:
         """What ratios compare with where the policy has moved on since a response was sampled.
@@ -147,19 +153,6 @@ def mini_batches(places: Sequence[int], parts: int, ranks: Ranks) -> list[list[i
     everyone = sorted(place for part in ranks.gather(list(places)) for place in part)
     number = {place: i * parts // len(everyone) for i, place in enumerate(everyone)}
     return [[i for i, p in enumerate(places) if number[p] == part] for part in range(parts)]
-
-
-def _update_metrics(reports: Sequence[UpdateReport]) -> Metrics:
-    last = reports[-1]
-    return {
-        "loss": sum(report.step.loss for report in reports) / len(reports),
-        "clip_fraction": sum(report.clip_fraction for report in reports) / len(reports),
-        "entropy": last.entropy,
-        "kl": last.kl,
-        "grad_norm": last.step.grad_norm,
-        "learning_rate": last.step.learning_rate,
-        "tokens": float(sum(report.step.num_tokens for report in reports)),
-    }
 
 
 def _recorded(completion: Completion) -> torch.Tensor:
