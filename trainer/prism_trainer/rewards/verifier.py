@@ -84,7 +84,10 @@ def verify_many(
     RIGHT if any truth says so; UNVERIFIABLE if none of them is usable or the verifier failed. A
     prediction that is empty, too long, too costly or not understood is WRONG, never UNVERIFIABLE.
     """
-    rows = [[_compare(prediction, truth) for truth in truths] for prediction, truths in samples]
+    rows = [
+        [_compare(_cut(prediction), _cut(truth)) for truth in truths]
+        for prediction, truths in samples
+    ]
     formulas = {f: None for row in rows for comparison in row for f in comparison.formulas()}
     evaluations = evaluator(list(formulas))
     return [_combined({c.verdict(evaluations) for c in row}) for row in rows]
@@ -98,6 +101,11 @@ def verify_any(prediction: str, truths: Sequence[str]) -> Verdict:
 def verify(prediction: str, truth: str) -> Verdict:
     """`verify_many` of one sample with one truth."""
     return verify_any(prediction, [truth])
+
+
+def _cut(text: str) -> str:
+    """At most as much of an answer as shows that it is too long, so that caches stay small."""
+    return text.strip()[:TOO_LONG]
 
 
 def _combined(verdicts: set[Verdict | None]) -> Verdict:
@@ -114,7 +122,6 @@ def _verdict(right: bool) -> Verdict:
 @lru_cache(maxsize=4096)
 def _compare(prediction: str, truth: str) -> _Comparison:
     """The rules in order."""
-    prediction, truth = prediction.strip(), truth.strip()
     if truth.isdecimal() and prediction.isdecimal() and len(truth) < TOO_LONG > len(prediction):
         return _Comparison(_verdict(prediction == truth or int(prediction) == int(truth)))
     known = _read_truth(truth)
