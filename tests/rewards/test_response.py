@@ -1,6 +1,8 @@
 """The response format and the items of a caption."""
 
 import dataclasses
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -133,6 +135,43 @@ TAGS = ["<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>
 @given(st.one_of(st.permutations(TAGS), st.lists(st.sampled_from(TAGS), max_size=9)))
 def test_tags_alone_have_the_format_in_one_order_only(tags: list[str]) -> None:
     assert (parse_response(" ".join(tags)) is not None) == (tags == TAGS)
+
+
+MEGABYTE = 2**20
+ENDLESS = [
+    pytest.param(lambda n: "<caption>" * (n // 9), id="opening tags"),
+    pytest.param(lambda n: "</answer>" * (n // 9), id="closing tags"),
+    pytest.param(lambda n: blocks() * (n // 54), id="responses"),
+    pytest.param(lambda n: blocks(caption="<" * n), id="brackets in a block"),
+    pytest.param(lambda n: blocks(think="x" * n), id="long thinking"),
+    pytest.param(lambda n: blocks(gap=" " * (n // 2)), id="space between the blocks"),
+    pytest.param(lambda n: blocks(gap=" " * (n // 2) + "x"), id="space and text between them"),
+    pytest.param(lambda n: " " * n + blocks() + "x", id="space before"),
+    pytest.param(lambda n: blocks() + " " * n + "x", id="space behind"),
+    pytest.param(lambda n: blocks(answer="x" * n)[:-9], id="block that is never closed"),
+    pytest.param(lambda n: "<caption>" + "x" * n, id="caption that is never closed"),
+    pytest.param(lambda n: "<caption></caption><think>" * (n // 26), id="nested blocks"),
+    pytest.param(lambda n: "<" * n, id="brackets"),
+]
+
+
+def seconds(text: str) -> float:
+    """Processor time to parse, the least of five."""
+    samples = []
+    for _ in range(5):
+        start = time.process_time()
+        parse_response(text)
+        samples.append(time.process_time() - start)
+    return min(samples)
+
+
+@pytest.mark.parametrize("text_of_length", ENDLESS)
+def test_the_time_grows_with_the_length_up_to_a_megabyte(
+    text_of_length: Callable[[int], str],
+) -> None:
+    short, long = text_of_length(MEGABYTE // 8), text_of_length(MEGABYTE)
+    assert len(long) > 7 * len(short)
+    assert seconds(long) < 3 * 8 * seconds(short) + 1e-3
 
 
 @pytest.mark.parametrize(

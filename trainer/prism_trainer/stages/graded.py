@@ -1,13 +1,15 @@
 """Sampled groups with their rewards (RLVR)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from prism_api.stages import RlvrStage
 from prism_trainer.advantages import group_normalise
-from prism_trainer.rewards.reward import Reward, RewardWeights, overlong_penalty, score
+from prism_trainer.rewards.reward import Reward, RewardWeights, overlong_penalty, score_many
 from prism_trainer.rewards.verifier import Verdict
 from prism_trainer.stages.sampling import SampledGroup
 
@@ -34,10 +36,15 @@ class GradedGroup:
         return group_normalise(self.totals[None])[0]
 
 
-def grade(group: SampledGroup, settings: RlvrStage) -> GradedGroup:
-    """Verify every response and add up what it earns."""
+def grade(groups: Sequence[SampledGroup], settings: RlvrStage) -> list[GradedGroup]:
+    """Verify every response, all of them side by side, and add up what it earns."""
     weights = RewardWeights(settings.accuracy_weight, settings.format_weight)
-    rewards = tuple(score(text, group.draw.row.truths, weights) for text in group.texts)
+    samples = [(text, group.draw.row.truths) for group in groups for text in group.texts]
+    rewards = iter(score_many(samples, weights))
+    return [_graded(g, tuple(islice(rewards, len(g.texts))), settings) for g in groups]
+
+
+def _graded(group: SampledGroup, rewards: tuple[Reward, ...], settings: RlvrStage) -> GradedGroup:
     totals = [
         reward.total + _length_penalty(len(completion.tokens), settings)
         for reward, completion in zip(rewards, group.completions, strict=True)

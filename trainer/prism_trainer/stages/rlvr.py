@@ -75,7 +75,7 @@ class RlvrProgram(Stateless):
         key = ("rlvr", step, round_number)
         responses = self._settings.rollouts_per_prompt
         groups = sample(self._context, self._settings, draws, responses, key)
-        return [grade(group, self._settings) for group in groups]
+        return grade(groups, self._settings)
 
     def _step_policy(self, batch: Sequence[GradedGroup], step: int) -> list[UpdateReport]:
         parts = self._settings.mini_batches
@@ -137,10 +137,11 @@ class RlvrProgram(Stateless):
         self._position = facts["position"]
         mine = facts["surplus"][self._context.ranks.rank]
         draws = self._source.draws(_PURPOSE, [document["position"] for document in mine])
-        self._dynamic.surplus = [
-            grade(from_document(self._context, draw, document), self._settings)
+        groups = [
+            from_document(self._context, draw, document)
             for draw, document in zip(draws, mine, strict=True)
         ]
+        self._dynamic.surplus = grade(groups, self._settings)
 
 
 def mini_batches(places: Sequence[int], parts: int, ranks: Ranks) -> list[list[int]]:
