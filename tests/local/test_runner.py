@@ -16,7 +16,7 @@ def test_built_in_inputs_of_one_seed_are_not_used_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[list[str], Path, int]] = []
-    monkeypatch.setattr(runner, "make_inputs", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(runner, "make_inputs", lambda *arguments: made.append(arguments[:3]))
 
     for seed in (0, 1):
         with ProgressView() as view:
