@@ -196,6 +196,15 @@ def test_workers_that_cannot_start_are_the_verifiers_failure(
     assert_evaluated(pool.evaluate(FAST), FAST)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler of Ctrl-C: jobs in the background of a shell start without it."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_what_runs_and_the_next_call_works(
     make_pool: MakePool, my_workers: Workers
 ) -> None:
