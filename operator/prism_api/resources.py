@@ -75,6 +75,9 @@ class Images(Contract):
     """Names of Secrets for the registry."""
 
 
+Engine = Literal["fsdp2", "replicated"]
+
+
 class Workers(Contract):
     """Trainer processes of a stage."""
 
@@ -82,7 +85,7 @@ class Workers(Contract):
     """Pods; in a local run, processes when no GPU is asked for."""
     gpus_per_replica: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs (and trainer processes) of one pod; 0 trains on the CPU with one process."""
-    engine: Literal["fsdp2", "replicated"] = "fsdp2"
+    engine: Engine = "fsdp2"
     """`fsdp2` shards parameters over processes; `replicated` keeps them whole in each (small
     models). With one process both are the same."""
     precision: Literal["bf16", "fp32"] = "bf16"

@@ -49,7 +49,8 @@ def evaluate(
     judged: list[_Judged] = []
     samples: list[dict[str, object]] = []
     mine = range(ranks.rank, count, ranks.world_size)
-    for start in range(0, len(mine), settings.batch_size):
+    # Rounded up: a process that has run out of questions still takes part in generation.
+    for start in range(0, -(-count // ranks.world_size), settings.batch_size):
         indices = mine[start : start + settings.batch_size]
         rows = [dataset[i] for i in indices]
         completions = _answer(rows, settings, encoder, client)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prism_api import stages
+from prism_api.resources import Engine
 from prism_trainer.discriminator.comparison import Comparison, chunks
 from prism_trainer.discriminator.model import DiscriminatorModel
 from prism_trainer.discriminator.routing import allowed_experts
@@ -39,9 +41,14 @@ class Discriminator(Network):
         ranks: Ranks,
         precision: str,
         max_tokens: int,
+        engine: Engine = "replicated",
     ) -> None:
-        super().__init__(model, ranks, precision, max_tokens)
+        super().__init__(model, ranks, precision, max_tokens, engine)
         self.settings = settings
+
+    @property
+    def _config(self) -> Any:
+        return self.model.tower.config
 
     def score(self, comparisons: Sequence[Comparison]) -> ScoredBatch:
         """Scores without dropout and without gradient, prompt and image encoded once each."""
@@ -76,7 +83,8 @@ class Discriminator(Network):
             losses = [
                 pair_loss(s, pairs, prompts, self.settings) for s in _by_comparison(values, members)
             ]
-            return torch.stack(losses).sum() + coefficient * self._balance(scored)
+            pairs_loss = torch.stack(losses).sum() if losses else values.sum()
+            return pairs_loss + coefficient * self._balance(scored)
 
         return self.update([pack for pack, _ in packed], loss_of, step)
 
@@ -95,16 +103,22 @@ class Discriminator(Network):
                 room = self.max_tokens
             packs[-1].append(part)
             room -= size
+        packs = self.in_step(packs, [])
         return [(self.pack([c.group() for c in members]), members) for members in packs]
 
     def _scores(self, pack: Pack, dropout_of: Sequence[Comparison] | None) -> Tensor:
         """Score of every continuation of a pack, [continuations]."""
-        self.model.routing.start(allowed_experts(pack.token_classes, self.settings))
-        hidden = hidden_states(self.model.tower, pack).index_select(0, pack.last_index).float()
-        if dropout_of is not None and self.settings.head_dropout:
-            hidden = hidden * self._dropout_mask(dropout_of, hidden.shape[1]).to(hidden.device)
-        scores: Tensor = self.model.head(hidden).squeeze(1).float()
-        return scores
+        allowed = allowed_experts(pack.token_classes, self.settings)
+
+        def run(model: DiscriminatorModel) -> Tensor:
+            model.routing.start(allowed, pack.num_tokens)
+            hidden = hidden_states(model.tower, pack).index_select(0, pack.last_index).float()
+            if dropout_of and self.settings.head_dropout:
+                hidden = hidden * self._dropout_mask(dropout_of, hidden.shape[1]).to(hidden.device)
+            scores: Tensor = model.head(hidden).squeeze(1).float()
+            return scores
+
+        return self.sharding.run(run)
 
     def _dropout_mask(self, members: Sequence[Comparison], width: int) -> Tensor:
         """Inverted dropout, keyed per prompt so that it does not depend on packing or ranks.
@@ -122,14 +136,15 @@ class Discriminator(Network):
         return torch.cat(masks) / (1 - rate)
 
     def _balance(self, scored: ScoredBatch) -> Tensor:
-        layers = zip(self.model.routing.probabilities, scored.expert_shares, strict=True)
+        probabilities = self.model.routing.probabilities.values()
+        layers = zip(probabilities, scored.expert_shares, strict=True)
         losses = [load_balance_loss(p, shares, scored.total_tokens) for p, shares in layers]
         return torch.stack(losses).mean()
 
 
 def _by_comparison(values: Tensor, members: Sequence[Comparison]) -> list[PairScores]:
     """Teacher first, then students, two scores each."""
-    rows = values.view(-1, 2).split([1 + len(c.students) for c in members])
+    rows = values.view(len(values) // 2, 2).split([1 + len(c.students) for c in members])
     return [PairScores(r[0], r[1:]) for r in rows]
 
 

@@ -31,8 +31,9 @@ def upcycle(dense: PreTrainedModel, settings: Discriminator, seed: int) -> Discr
     config = _moe_config(dense.config, settings)
     tower = Qwen3VLMoeModel._from_config(config, dtype=torch.float32)
     routing = RoutingContext()
-    for layer in tower.language_model.layers:
+    for number, layer in enumerate(tower.language_model.layers):
         layer.mlp.gate = Router(
+            number,
             settings.num_experts,
             config.text_config.hidden_size,
             settings.experts_per_token,

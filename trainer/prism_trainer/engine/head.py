@@ -61,7 +61,8 @@ def token_logprobs(
     hidden [targets, width], weight [vocabulary, width], targets [targets]; returns two [targets].
     """
     if len(targets) == 0:
-        empty = hidden.sum(-1).float() * 0
+        # Connected to both, so that each process has a gradient of every weight.
+        empty = (hidden.sum(-1) + weight[0, 0]).float() * 0
         return empty, empty
     if torch.is_autocast_enabled(hidden.device.type):
         # The backward pass recomputes the logits outside autocast, in this same precision.

@@ -2,16 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from prism_api.optimization import Optimization
+from prism_api.resources import Engine
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.attention import KeyValueSink
 from prism_trainer.engine.head import token_logprobs
 from prism_trainer.engine.optimizer import Optimizer
-from prism_trainer.engine.packing import Group, Pack, build_pack, split_into_packs
+from prism_trainer.engine.packing import Group, Pack, build_pack, image_filler, split_into_packs
+from prism_trainer.engine.sharding import shard
+from prism_trainer.engine.sources import TensorSource
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,28 +70,50 @@ def _whole(features: Tensor | Sequence[Tensor]) -> Tensor:
 class Network:
     """A trained model: packs in, gradient steps out. Holds no algorithm."""
 
-    def __init__(self, model: Any, ranks: Ranks, precision: str, max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        ranks: Ranks,
+        precision: str,
+        max_tokens: int,
+        engine: Engine = "replicated",
+    ) -> None:
         self.model: Any = model
         self.ranks, self.max_tokens = ranks, max_tokens
         self.half_precision = precision == "bf16" and ranks.device.type == "cuda"
+        self.sharding = shard(model, engine, self.half_precision, ranks)
         self.optimizer: Optimizer | None = None
-        self.names: dict[Tensor, str] = {
-            parameter: name for name, parameter in model.named_parameters()
-        }
 
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """Parameters that are not frozen."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+    def weights(self) -> dict[str, TensorSource]:
+        """Parameters by their names in a checkpoint."""
+        return self.sharding.weights()
+
+    def start_training(self, settings: Optimization, total_steps: int) -> None:
+        """Attach a fresh optimizer."""
+        self.optimizer = self.sharding.optimizer(settings, total_steps)
 
     def packs(self, groups: Sequence[Group]) -> list[Pack]:
-        """Packs of at most `max_tokens` tokens, in order."""
-        parts = split_into_packs(groups, self.max_tokens)
+        """Packs of at most `max_tokens` tokens, in order; see `in_step`."""
+        parts = self.in_step(split_into_packs(groups, self.max_tokens), [])
         return [self.pack(part) for part in parts]
+
+    def in_step(self, passes: list[T], nothing: T) -> list[T]:
+        """The same passes, and as many more over nothing as another process has more of them.
+
+        All processes must call this together.
+        """
+        if not self.sharding.in_step:
+            return passes
+        return passes + [nothing] * (self.ranks.most(len(passes)) - len(passes))
 
     def pack(self, groups: Sequence[Group]) -> Pack:
         """One pack for this network's device and precision."""
-        return build_pack(groups, self.ranks.device, varlen=self.half_precision)
+        filler = image_filler(self._config) if self.sharding.in_step else None
+        return build_pack(groups, self.ranks.device, self.half_precision, filler)
+
+    @property
+    def _config(self) -> Any:
+        return self.model.config
 
     def autocast(self) -> torch.autocast:
         """Compute in bfloat16 where that was asked for."""
@@ -105,7 +133,7 @@ class Network:
         for i, pack in enumerate(packs):
             with self.autocast():
                 loss = loss_of(i, pack)
-            loss.backward()
+            self.sharding.backward(loss, is_last=i + 1 == len(packs))
             total += loss.detach().double().cpu()
         loss_sum, tokens = self.ranks.sum_floats(float(total), sum(p.num_tokens for p in packs))
         norm, rate = self.optimizer.step(step, loss_sum)
@@ -117,9 +145,12 @@ class Policy(Network):
 
     def logprobs(self, pack: Pack, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every target of a pack, [targets] each."""
-        hidden = hidden_states(self.model.model, pack)
-        sources = hidden.index_select(0, pack.source_index)
-        return token_logprobs(sources, self.model.lm_head.weight, pack.targets, temperature)
+
+        def run(model: Any) -> tuple[Tensor, Tensor]:
+            sources = hidden_states(model.model, pack).index_select(0, pack.source_index)
+            return token_logprobs(sources, model.lm_head.weight, pack.targets, temperature)
+
+        return self.sharding.run(run)
 
     def detached_logprobs(self, packs: Sequence[Pack], temperature: float = 1.0) -> list[Tensor]:
         """Log-probabilities of all packs without gradients."""

@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-from prism_trainer.engine.packing import Group, Pack, Prompt
+from prism_trainer.engine.attention import KeyValueSink
+from prism_trainer.engine.packing import Group, Prompt
 from prism_trainer.engine.policy import Policy, hidden_states
 from prism_trainer.generation.weights import DecoderWeights, LayerWeights
+
+
+def prefill(policy: Policy, prompts: Sequence[Prompt], kv_sink: KeyValueSink) -> Tensor:
+    """Final hidden states [tokens, width] of prompts laid out one after the other; where passes
+    gather weights, all processes take part."""
+    pack = policy.pack([Group(prompt, ()) for prompt in prompts])
+    return policy.sharding.run(lambda model: hidden_states(model.model, pack, kv_sink))
 
 
 class Decoder:
@@ -32,8 +40,7 @@ class Decoder:
         self._slot = max(len(p.token_ids) for p in prompts)
         """Where the next token's keys and values go."""
         device = sequence_prompts.device
-        pack = policy.pack([Group(p, ()) for p in prompts])
-        first, caches = self._prefill(policy.model, pack, prompts, max_tokens)
+        first, caches = self._prefill(policy, prompts, max_tokens)
         self._caches = [cache.index_select(1, sequence_prompts) for cache in caches]
         self.logits = linear(first, weights.head).index_select(0, sequence_prompts)
         self._mask = (
@@ -44,12 +51,12 @@ class Decoder:
         self._cos, self._sin = self._rope_table(policy.model, int(positions.max()) + max_tokens)
 
     def _prefill(
-        self, model: Any, pack: Pack, prompts: Sequence[Prompt], max_tokens: int
+        self, policy: Policy, prompts: Sequence[Prompt], max_tokens: int
     ) -> tuple[Tensor, list[Tensor]]:
         """Last hidden state per prompt, and per layer a cache [2, prompts, kv_heads, slots,
         dim]."""
         sink: list[tuple[Tensor, Tensor]] = []
-        hidden = hidden_states(model.model, pack, kv_sink=sink)
+        hidden = prefill(policy, prompts, sink)
         shape = (2, len(prompts), self.weights.kv_heads, self._slot + max_tokens, self.weights.dim)
         caches = [hidden.new_zeros(shape, dtype=self.weights.head.dtype) for _ in sink]
         start, ends = 0, []

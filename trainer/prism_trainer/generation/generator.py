@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from prism_trainer.engine.policy import Policy
-from prism_trainer.generation.decoder import Decoder
-from prism_trainer.generation.weights import snapshot
+from prism_trainer.generation.decoder import Decoder, prefill
+from prism_trainer.generation.weights import DecoderWeights, snapshot
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.seeds import numpy_generator
 
@@ -32,24 +32,33 @@ class InProcessGenerator:
     ) -> list[list[Completion]]:
         """See RolloutClient.generate."""
         wanted = [(i, seed) for i, request in enumerate(requests) for seed in request.seeds]
+        size = self._batch_size
+        batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
         results: list[list[Completion]] = [[] for _ in requests]
         with torch.no_grad(), self._policy.autocast():
-            for start in range(0, len(wanted), self._batch_size):
-                batch = wanted[start : start + self._batch_size]
-                completions = self._decode_batch(requests, batch, params)
+            weights = snapshot(self._policy, self._compute_dtype())
+            for batch in self._policy.in_step(batches, []):
+                if not batch:
+                    prefill(self._policy, [], [])
+                    continue
+                completions = self._decode_batch(requests, batch, weights, params)
                 for (i, _), completion in zip(batch, completions, strict=True):
                     results[i].append(completion)
         return results
 
     def _decode_batch(
-        self, requests: Sequence[Request], batch: Sequence[tuple[int, int]], params: SamplingParams
+        self,
+        requests: Sequence[Request],
+        batch: Sequence[tuple[int, int]],
+        weights: DecoderWeights,
+        params: SamplingParams,
     ) -> list[Completion]:
         used = sorted({i for i, _ in batch})
         place = {i: n for n, i in enumerate(used)}
         device = self._policy.ranks.device
         decoder = Decoder(
             self._policy,
-            snapshot(self._policy.model, self._compute_dtype()),
+            weights,
             [requests[i].prompt for i in used],
             torch.tensor([place[i] for i, _ in batch], device=device),
             params.max_tokens,
@@ -62,8 +71,7 @@ class InProcessGenerator:
         return self._completions(tokens, logprobs, lengths)
 
     def _compute_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._policy.model.lm_head.weight.dtype
-        return torch.bfloat16 if self._policy.half_precision else dtype
+        return torch.bfloat16 if self._policy.half_precision else torch.float32
 
     def _loop(
         self, decoder: Decoder, uniforms: Tensor | None, params: SamplingParams, count: int

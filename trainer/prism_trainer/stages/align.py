@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from prism_api.stages import AlignStage
 from prism_trainer.advantages import alignment_advantages
@@ -19,13 +18,12 @@ from prism_trainer.data.rows import Dataset, Row
 from prism_trainer.discriminator.comparison import Comparison, Segments
 from prism_trainer.discriminator.discriminator import Discriminator, ScoredBatch
 from prism_trainer.discriminator.model import upcycle
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.packing import Group
 from prism_trainer.losses.policy import ON_POLICY
 from prism_trainer.models import load_policy
 from prism_trainer.rewards.response import Response, parse_response
 from prism_trainer.seeds import derive_seed
-from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless, Tensors
+from prism_trainer.stages.program import Metrics, Phase, Sources, StageContext, Stateless, Tensors
 from prism_trainer.stages.sampling import (
     PolicyUpdate,
     PromptSource,
@@ -43,8 +41,7 @@ class AlignProgram(Stateless):
     def __init__(self, context: StageContext, settings: AlignStage) -> None:
         self._context, self._settings = context, settings
         self._source = PromptSource(context, settings, Dataset([settings.data], "teacher"))
-        policy = context.policy
-        policy.optimizer = Optimizer(policy.trained, settings, settings.steps, context.ranks)
+        context.policy.start_training(settings, settings.steps)
         self._update = PolicyUpdate(context, settings, ON_POLICY)
         warmup = settings.discriminator.warmup
         default_steps = max(1, len(self._source.data) // warmup.batch_size)
@@ -55,13 +52,12 @@ class AlignProgram(Stateless):
 
     def _build_discriminator(self) -> Discriminator:
         settings, context = self._settings.discriminator, self._context
-        dense: PreTrainedModel = context.policy.model
-        if settings.model is not None:
-            dense = load_policy(settings.model.uri, True, context.ranks.device).model
+        uri = settings.model.uri if settings.model else context.initial_model
+        dense = load_policy(uri, True, torch.device("cpu")).model
         model = upcycle(dense, settings, context.config.seed).to(context.ranks.device).train()
-        precision = context.config.workers.precision
+        workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack
         return Discriminator(
-            model, settings, context.ranks, precision, self._settings.max_tokens_per_pack
+            model, settings, context.ranks, workers.precision, max_tokens, workers.engine
         )
 
     def _enter(self, phase: str) -> None:
@@ -71,7 +67,7 @@ class AlignProgram(Stateless):
         settings, network = self._settings.discriminator, self._discriminator
         steps = {"warmup": self._warmup_steps, "train": self._settings.steps}[phase]
         chosen = settings.warmup if phase == "warmup" else settings
-        network.optimizer = Optimizer(network.trained, chosen, steps, self._context.ranks)
+        network.start_training(chosen, steps)
         self._phase = phase
 
     def iterate(self, phase: str, step: int) -> Metrics:
@@ -173,21 +169,18 @@ class AlignProgram(Stateless):
             "expert_load_max": float(_relative_load(scored.expert_shares).max()),
         }
 
-    def tensors(self) -> Tensors:
+    def tensors(self) -> Sources:
         """Weights and current optimizer of the discriminator."""
         network = self._discriminator
-        optimizer = network.optimizer.state(network.names) if network.optimizer else {}
-        return {
-            "discriminator": dict(network.model.state_dict()),
-            "discriminator-optimizer": optimizer,
-        }
+        optimizer = network.optimizer.state() if network.optimizer else {}
+        return {"discriminator": network.weights(), "discriminator-optimizer": optimizer}
 
     def load_tensors(self, tensors: Tensors) -> None:
         """Restore what `tensors` gave; the phase must be known."""
         network = self._discriminator
-        network.model.load_state_dict(tensors["discriminator"], strict=True)
+        network.sharding.load_weights(tensors["discriminator"])
         if network.optimizer is not None:
-            network.optimizer.load_state(tensors["discriminator-optimizer"], network.names)
+            network.optimizer.load_state(tensors["discriminator-optimizer"])
 
     def facts(self) -> dict[str, Any]:
         """The phase whose optimizer is kept."""
@@ -206,8 +199,7 @@ class SupervisedAlignProgram(Stateless):
         self._context, self._settings = context, settings
         self._source = PromptSource(context, settings, Dataset([settings.data], "teacher"))
         self.phases = (Phase("train", settings.steps),)
-        policy = context.policy
-        policy.optimizer = Optimizer(policy.trained, settings, settings.steps, context.ranks)
+        context.policy.start_training(settings, settings.steps)
 
     def iterate(self, phase: str, step: int) -> Metrics:
         """One optimizer step on the teacher texts that the game would have used."""

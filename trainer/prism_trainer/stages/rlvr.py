@@ -17,7 +17,6 @@ from prism_api.errors import DataError
 from prism_api.stages import RlvrStage
 from prism_trainer.advantages import group_normalise
 from prism_trainer.data.rows import Dataset
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.losses.policy import objective_of
 from prism_trainer.rewards.reward import Reward, RewardWeights, overlong_penalty, score
 from prism_trainer.rewards.verifier import Verdict
@@ -54,9 +53,7 @@ class RlvrProgram(Stateless):
         self._context, self._settings = context, settings
         self._source = PromptSource(context, settings, Dataset([settings.data], "truth"))
         self.phases = (Phase("train", settings.steps),)
-        policy = context.policy
-        steps = settings.steps * settings.mini_batches
-        policy.optimizer = Optimizer(policy.trained, settings, steps, context.ranks)
+        context.policy.start_training(settings, settings.steps * settings.mini_batches)
         self._update = PolicyUpdate(context, settings, objective_of(settings))
         self._position = 0
         self._surplus: list[ScoredGroup] = []

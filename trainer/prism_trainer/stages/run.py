@@ -51,8 +51,8 @@ def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> Stage
         initial = file_uri(read_checkpoint(config.init_from).folder(EXPORT))
     stage = config.stage
     loaded = load_policy(initial, stage.train_vision_tower, ranks.device)
-    precision = config.workers.precision
-    policy = Policy(loaded.model, ranks, precision, stage.max_tokens_per_pack)
+    workers, max_tokens = config.workers, stage.max_tokens_per_pack
+    policy = Policy(loaded.model, ranks, workers.precision, max_tokens, workers.engine)
     encoder = Encoder(loaded.processor, loaded.model.config.image_token_id)
     client = _rollout_client(config.rollout, policy, encoder)
     return StageContext(
@@ -86,10 +86,6 @@ def _check_supported(config: StageConfig) -> None:
         problems.append(
             FieldProblem("rollout.backend", "vllm is not available to this trainer", remedy)
         )
-    if config.workers.engine == "fsdp2" and config.workers.world_size > 1:
-        remedy = "set workers.engine: replicated, or use one process"
-        problem = "fsdp2 over several processes is not available to this trainer"
-        problems.append(FieldProblem("workers.engine", problem, remedy))
     stage = config.stage
     if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
         path = "stages.align.discriminator.warmup.data"

@@ -113,8 +113,8 @@ class PolicyUpdate:
         context = self._context
         loaded = load_policy(context.initial_model, False, context.ranks.device)
         loaded.model.requires_grad_(False)
-        precision = context.config.workers.precision
-        return Policy(loaded.model, context.ranks, precision, self._settings.max_tokens_per_pack)
+        workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack
+        return Policy(loaded.model, context.ranks, workers.precision, max_tokens, workers.engine)
 
     def old_logprobs(self, groups: Sequence[SampledGroup]) -> dict[int, Tensor]:
         """The current policy's log-probabilities per group (by identity), for ratios of
@@ -210,11 +210,14 @@ def _training_group(group: SampledGroup) -> Group:
     return Group(group.prompt, tuple(c.tokens for c in group.completions))
 
 
+_NONE = torch.empty(0, dtype=torch.float64)
+
+
 def _split_like(packs: Sequence[Pack], values: Sequence[Tensor]) -> list[Tensor]:
     """One [responses] tensor per pack from one value per response, in order."""
     parts, start = [], 0
     for pack in packs:
-        parts.append(torch.cat(list(values[start : start + len(pack.lengths)])))
+        parts.append(torch.cat([_NONE, *values[start : start + len(pack.lengths)]]))
         start += len(pack.lengths)
     return parts
 

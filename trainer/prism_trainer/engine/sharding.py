@@ -1,0 +1,102 @@
+"""How a network lies over the processes: the one place where the engines differ.
+
+Losses are divided by counts over all processes beforehand, so every engine sums gradients and none
+averages them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from prism_api.optimization import Optimization
+from prism_api.resources import Engine
+from prism_trainer.distributed import Ranks
+from prism_trainer.engine.gradients import FlatGradients
+from prism_trainer.engine.optimizer import Optimizer
+from prism_trainer.engine.sources import TensorSource, local_part, part_of, source_of
+
+T = TypeVar("T")
+
+
+class Sharding(Protocol):
+    """One network's weights, gradients and optimizer states over all processes."""
+
+    in_step: bool
+    """Whether all processes must make the same passes, because a pass gathers weights."""
+
+    def run(self, function: Callable[[Any], T]) -> T:
+        """A pass: call `function` with the model, its weights in place."""
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Add the loss's gradients to those of the step; `is_last` of the step's passes."""
+
+    def optimizer(self, settings: Optimization, total_steps: int) -> Optimizer:
+        """A fresh optimizer of the trained parameters."""
+
+    def weights(self) -> dict[str, TensorSource]:
+        """Parameters by name, as float32 masters."""
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set parameters from whole tensors, every one of them."""
+
+
+class Replicated:
+    """Everything whole in each process."""
+
+    in_step = False
+
+    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+        self._model, self._ranks = model, ranks
+
+    def run(self, function: Callable[[Any], T]) -> T:
+        """See Sharding."""
+        return function(self._model)
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """See Sharding; gradients are summed over processes once per step, by the optimizer."""
+        loss.backward()
+
+    def optimizer(self, settings: Optimization, total_steps: int) -> Optimizer:
+        """See Sharding."""
+        gradients = FlatGradients(trained(self._model), self._ranks)
+        return Optimizer(gradients, settings, total_steps)
+
+    def weights(self) -> dict[str, TensorSource]:
+        """See Sharding."""
+        return {name: source_of(p) for name, p in self._model.named_parameters()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """See Sharding."""
+        set_parameters(dict(self._model.named_parameters()), weights)
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are not frozen, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of the text and vision towers."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def set_parameters(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into parameters that may be sharded; the names must be the same."""
+    if parameters.keys() != weights.keys():
+        names = sorted(parameters.keys() ^ weights.keys())
+        raise RuntimeError(f"weights differ from the model's: {', '.join(names[:5])}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            local_part(parameter).copy_(part_of(weights[name], parameter))
+
+
+def shard(model: nn.Module, engine: Engine, half_precision: bool, ranks: Ranks) -> Sharding:
+    """Lay a model out as the engine does; alone, every engine keeps it whole."""
+    if engine == "replicated" or ranks.world_size == 1:
+        return Replicated(model, ranks)
+    from prism_trainer.engine.fsdp import FullySharded
+
+    return FullySharded(model, half_precision, ranks)
