@@ -115,10 +115,10 @@ class Discriminator(Network):
             hidden = hidden_states(model.tower, pack).index_select(0, pack.last_index).float()
             if dropout_of and self.settings.head_dropout:
                 hidden = hidden * self._dropout_mask(dropout_of, hidden.shape[1]).to(hidden.device)
-            scores: Tensor = model.head(hidden).squeeze(1).float()
+            scores: Tensor = model.head(hidden)
             return scores
 
-        return self.sharding.run(run)
+        return self.sharding.run(run).squeeze(1)
 
     def _dropout_mask(self, members: Sequence[Comparison], width: int) -> Tensor:
         """Inverted dropout, keyed per prompt so that it does not depend on packing or ranks.

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, Qwen3VLMoeConfig, Qwen3VLMoeModel
 from prism_api.stages import Discriminator
 from prism_trainer.discriminator.routing import Router, RoutingContext
 from prism_trainer.engine.attention import use_packed_attention
+from prism_trainer.engine.head import Float32Linear
 from prism_trainer.seeds import torch_generator
 
 
@@ -18,7 +19,7 @@ class DiscriminatorModel(nn.Module):
     def __init__(self, tower: Any, routing: RoutingContext) -> None:
         super().__init__()
         self.tower, self.routing = tower, routing
-        self.head = nn.Linear(tower.config.text_config.hidden_size, 1, bias=False)
+        self.head = Float32Linear(tower.config.text_config.hidden_size, 1, bias=False)
 
 
 def upcycle(dense: PreTrainedModel, settings: Discriminator, seed: int) -> DiscriminatorModel:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -13,6 +14,7 @@ from torch.distributed.tensor import Shard
 from prism_api.optimization import Optimization
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.gradients import squared_norm
+from prism_trainer.engine.head import Float32Linear
 from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.sharding import layers_of, set_parameters
 from prism_trainer.engine.sources import TensorSource, local_part, source_of
@@ -39,21 +41,25 @@ class FullySharded:
     reduced in float32.
     """
 
-    in_step = True
+    casts = True
 
     def __init__(self, model: nn.Module, half_precision: bool, ranks: Ranks) -> None:
-        self._ranks = ranks
+        self._ranks, self.in_step = ranks, ranks.world_size > 1
+        if not dist.is_initialized():  # a process that is alone
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(store=store, rank=0, world_size=1)
+        full = MixedPrecisionPolicy(cast_forward_inputs=False)
+        half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         settings: dict[str, Any] = {
             "mesh": init_device_mesh(ranks.device.type, (ranks.world_size,)),
-            "mp_policy": MixedPrecisionPolicy(
-                param_dtype=torch.bfloat16 if half_precision else None,
-                reduce_dtype=torch.float32,
-                cast_forward_inputs=False,
-            ),
+            "mp_policy": half if half_precision else full,
             "shard_placement_fn": self._placement,
         }
         for layer in layers_of(model):
             fully_shard(layer, **settings)
+        for module in model.modules():
+            if isinstance(module, Float32Linear):
+                fully_shard(module, **{**settings, "mp_policy": full})
         self._pass = _Pass(model)
         self._root = fully_shard(self._pass, **settings)
         for unit in self._pass.modules():
@@ -115,6 +121,8 @@ class ShardedGradients:
         """See Gradients."""
         for parameter in self._parameters.values():
             parameter.grad = None
+        for slot in self._slots.values():
+            slot.grad = None
 
     def sum_norm(self) -> float:
         """See Gradients."""

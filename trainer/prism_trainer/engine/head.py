@@ -3,10 +3,21 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 _CHUNK_ELEMENTS = 1 << 25
 """Logits held at once: 128 MiB in float32."""
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32 whatever surrounds it, for outputs whose small
+    differences count; engines leave its weight in float32."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)
+        """See nn.Linear."""
+        with torch.autocast(input.device.type, enabled=False):
+            return linear(input.float(), self.weight, self.bias)
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

@@ -88,7 +88,7 @@ class Pack:
     @cached_property
     def continuation_index(self) -> Tensor:
         """[targets] which continuation each target belongs to."""
-        lengths = torch.tensor(self.lengths, device=self.targets.device)
+        lengths = torch.tensor(self.lengths, dtype=torch.long, device=self.targets.device)
         return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
 

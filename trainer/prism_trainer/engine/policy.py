@@ -116,8 +116,9 @@ class Network:
         return self.model.config
 
     def autocast(self) -> torch.autocast:
-        """Compute in bfloat16 where that was asked for."""
-        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.half_precision)
+        """Compute in bfloat16 where that was asked for and the weights do not ensure it."""
+        enabled = self.half_precision and not self.sharding.casts
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=enabled)
 
     def update(
         self, packs: Sequence[Pack], loss_of: Callable[[int, Pack], Tensor], step: int

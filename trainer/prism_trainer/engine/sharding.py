@@ -5,10 +5,12 @@ averages them.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prism_api.optimization import Optimization
@@ -26,6 +28,8 @@ class Sharding(Protocol):
 
     in_step: bool
     """Whether all processes must make the same passes, because a pass gathers weights."""
+    casts: bool
+    """Whether a pass has weights of the compute precision; if not, autocast is needed."""
 
     def run(self, function: Callable[[Any], T]) -> T:
         """A pass: call `function` with the model, its weights in place."""
@@ -47,6 +51,7 @@ class Replicated:
     """Everything whole in each process."""
 
     in_step = False
+    casts = False
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._model, self._ranks = model, ranks
@@ -78,7 +83,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def layers_of(model: nn.Module) -> list[nn.Module]:
+def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     """The layers of the text and vision towers."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
@@ -93,9 +98,20 @@ def set_parameters(parameters: Mapping[str, Tensor], weights: Mapping[str, Tenso
             local_part(parameter).copy_(part_of(weights[name], parameter))
 
 
+def checkpoint_layers(model: nn.Module) -> None:
+    """Have every layer recompute its activations in the backward pass instead of keeping them."""
+    for layer in layers_of(model):
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
 def shard(model: nn.Module, engine: Engine, half_precision: bool, ranks: Ranks) -> Sharding:
-    """Lay a model out as the engine does; alone, every engine keeps it whole."""
-    if engine == "replicated" or ranks.world_size == 1:
+    """Lay a model out as the engine does.
+
+    A process that is alone keeps it whole, unless weights must be cast for each pass: then FSDP
+    does that layer by layer, where autocast would keep a second copy of them all.
+    """
+    if engine == "replicated" or (ranks.world_size == 1 and not half_precision):
         return Replicated(model, ranks)
     from prism_trainer.engine.fsdp import FullySharded
 

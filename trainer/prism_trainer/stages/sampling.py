@@ -167,7 +167,7 @@ class PolicyUpdate:
         self, pack: Pack, advantages: Tensor, old: Tensor | None, totals: list[float], sums: "_Sums"
     ) -> Tensor:
         logprobs, entropy = self._context.policy.logprobs(pack, self._settings.temperature)
-        lengths = torch.tensor(pack.lengths, device=logprobs.device)
+        lengths = torch.tensor(pack.lengths, dtype=torch.long, device=logprobs.device)
         inputs = PolicyLossInputs(
             logprobs=logprobs,
             old_logprobs=logprobs.detach() if old is None else old,
