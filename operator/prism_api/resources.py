@@ -76,6 +76,8 @@ class Images(Contract):
 
 
 Engine = Literal["fsdp2", "replicated"]
+Saving = Literal["auto", "always", "never"]
+"""When to trade time for GPU memory; `auto`: where it would not suffice otherwise."""
 
 
 class Workers(Contract):
@@ -90,6 +92,8 @@ class Workers(Contract):
     models). With one process both are the same."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute precision; master weights and optimizer states are always float32."""
+    gpu_memory_gib: Positive = 80
+    """Memory of one GPU as `prism plan` reckons with it; a trainer asks its GPU."""
     threads_per_process: Positive = 1
     """CPU threads of one trainer process."""
 

@@ -15,6 +15,7 @@ from prism_trainer.models import export
 from prism_trainer.stages.program import StageContext, StageProgram
 from prism_trainer.tensor_files import TensorFiles, write_tensors
 
+_OPTIMIZER, _ADAPTERS = "policy-optimizer", "policy-adapters"
 EXPORT = "export"
 """Folder of the checkpoint with the policy in Hugging Face layout; its weights serve the resume
 too."""
@@ -81,10 +82,10 @@ class Checkpoints:
         weights = policy.weights()
         export(folder and folder / EXPORT, policy.model, self._context.processor, weights)
         assert policy.optimizer is not None, "an optimizer was attached"
-        for name, values in {
-            "policy-optimizer": policy.optimizer.state(),
-            **program.tensors(),
-        }.items():
+        files = {_OPTIMIZER: policy.optimizer.state(), **program.tensors()}
+        if policy.adapters:
+            files[_ADAPTERS] = policy.trained_weights()
+        for name, values in files.items():
             write_tensors(folder and folder / f"{name}.safetensors", values)
 
     def _retain(self) -> None:
@@ -129,16 +130,17 @@ def restore(
     """Put everything back; the next iteration is the one that would have come."""
     state = json.loads(checkpoint.files["state.json"].read_text())
     policy = context.policy
-    export_files = checkpoint.folder(EXPORT).glob("*.safetensors")
-    policy.sharding.load_weights(TensorFiles(*sorted(export_files)))
     program.load_facts(state["facts"])
     tensors = {
         name.removesuffix(".safetensors"): TensorFiles(path)
         for name, path in checkpoint.files.items()
         if name.endswith(".safetensors") and "/" not in name
     }
+    exported = TensorFiles(*sorted(checkpoint.folder(EXPORT).glob("*.safetensors")))
+    # Merged weights do not say what the adapters were.
+    policy.load_weights(tensors.pop(_ADAPTERS) if policy.adapters else exported)
     assert policy.optimizer is not None, "an optimizer was attached"
-    policy.optimizer.load_state(tensors.pop("policy-optimizer"))
+    policy.optimizer.load_state(tensors.pop(_OPTIMIZER))
     program.load_tensors(tensors)
     history = History.from_jsonl(checkpoint.files["metrics.jsonl"].read_text())
     return Position(**state["position"]), history

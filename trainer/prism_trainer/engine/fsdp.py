@@ -86,10 +86,10 @@ class FullySharded:
         """See Sharding; each unit's gradients are summed over processes as they come."""
         loss.backward()
 
-    def optimizer(self, settings: Optimization, total_steps: int) -> Optimizer:
+    def optimizer(self, settings: Optimization, total_steps: int, offload: bool) -> Optimizer:
         """See Sharding."""
         chosen = {name: p for name, p in self._parameters.items() if p.requires_grad}
-        return Optimizer(ShardedGradients(chosen, self._ranks), settings, total_steps)
+        return Optimizer(ShardedGradients(chosen, self._ranks), settings, total_steps, offload)
 
     def weights(self) -> dict[str, TensorSource]:
         """See Sharding."""
@@ -130,8 +130,13 @@ class ShardedGradients:
             gradient = self._parameters[name].grad
             # A step without any pass is one with gradients of zero, as in the other engines.
             slot.grad = torch.zeros_like(slot) if gradient is None else local_part(gradient)
+            self._parameters[name].grad = None
         squares = self._ranks.sum_(squared_norm(self._slots.values()))
         return math.sqrt(float(squares))
+
+    def free(self) -> None:
+        """See Gradients."""
+        self.clear()
 
     def scale(self, factor: float) -> None:
         """See Gradients."""

@@ -39,6 +39,9 @@ class FlatGradients:
         self._ranks.sum_(self._buffer)
         return math.sqrt(float(squared_norm(self.parameters.values())))
 
+    def free(self) -> None:
+        """See Gradients; the buffer stays."""
+
     def scale(self, factor: float) -> None:
         """See Gradients."""
         self._buffer.mul_(factor)

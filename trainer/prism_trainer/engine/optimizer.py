@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prism_api.errors import NonFiniteLoss
 from prism_api.optimization import Optimization
+from prism_trainer.engine.offload import HostStates
 from prism_trainer.engine.sources import TensorSource, part_of, source_of, with_part
 
 
@@ -43,14 +44,24 @@ class Gradients(Protocol):
     def scale(self, factor: float) -> None:
         """Multiply the slots' gradients by a factor."""
 
+    def free(self) -> None:
+        """After a step: give back their memory, if that is of use."""
+
 
 class Optimizer:
     """Steps the trained parameters of one network."""
 
-    def __init__(self, gradients: Gradients, settings: Optimization, total_steps: int) -> None:
+    def __init__(
+        self,
+        gradients: Gradients,
+        settings: Optimization,
+        total_steps: int,
+        offload: bool = False,
+    ) -> None:
         self.settings, self.total_steps = settings, total_steps
         self._gradients = gradients
         slots = gradients.slots.values()
+        self._host = HostStates() if offload else None
         groups = [
             {"params": [p for p in slots if p.dim() >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in slots if p.dim() < 2], "weight_decay": 0.0},
@@ -68,6 +79,8 @@ class Optimizer:
         Raises NonFiniteLoss, in every process and before anything changes, if the loss or a
         gradient is not finite in any.
         """
+        if self._host is not None:
+            self._host.fetch(self._adamw.state)
         norm = self._gradients.sum_norm()
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise NonFiniteLoss(
@@ -81,10 +94,15 @@ class Optimizer:
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
+        self._gradients.free()
+        if self._host is not None:
+            self._host.put_away(self._adamw.state)
         return norm, rate
 
     def state(self) -> dict[str, TensorSource]:
         """Moments and step counts by parameter name; empty before the first step."""
+        if self._host is not None:
+            self._host.wait()
         state: dict[str, TensorSource] = {}
         for name, slot in self._gradients.slots.items():
             like = self._gradients.parameters[name]
@@ -104,3 +122,5 @@ class Optimizer:
                 "exp_avg": part_of(state[f"{name}.exp_avg"], like),
                 "exp_avg_sq": part_of(state[f"{name}.exp_avg_sq"], like),
             }
+        if self._host is not None:
+            self._host.put_away(self._adamw.state)

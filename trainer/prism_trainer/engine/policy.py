@@ -1,6 +1,6 @@
 """The policy: a Qwen3-VL with its optimizer; packed log-probabilities and steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,9 +12,10 @@ from prism_api.resources import Engine
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.attention import KeyValueSink
 from prism_trainer.engine.head import token_logprobs
+from prism_trainer.engine.lora import Adapters
 from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.packing import Group, Pack, build_pack, image_filler, split_into_packs
-from prism_trainer.engine.sharding import shard
+from prism_trainer.engine.sharding import shard, trained
 from prism_trainer.engine.sources import TensorSource
 
 T = TypeVar("T")
@@ -81,16 +82,29 @@ class Network:
         self.model: Any = model
         self.ranks, self.max_tokens = ranks, max_tokens
         self.half_precision = precision == "bf16" and ranks.device.type == "cuda"
+        self.adapters = Adapters(model)
+        self._trained = list(trained(model))
         self.sharding = shard(model, engine, self.half_precision, ranks)
         self.optimizer: Optimizer | None = None
+        self.offload_optimizer = False
+        """Whether optimizer states lie in host memory between steps."""
 
     def weights(self) -> dict[str, TensorSource]:
-        """Parameters by their names in a checkpoint."""
-        return self.sharding.weights()
+        """Parameters by their names in a checkpoint; adapters are merged."""
+        return self.adapters.merged(self.sharding.weights())
+
+    def trained_weights(self) -> dict[str, TensorSource]:
+        """Parameters that are not frozen; adapters are not merged."""
+        weights = self.sharding.weights()
+        return {name: weights[name] for name in self._trained}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set what `weights` gave, or with adapters what `trained_weights` gave."""
+        self.sharding.load_weights(weights)
 
     def start_training(self, settings: Optimization, total_steps: int) -> None:
         """Attach a fresh optimizer."""
-        self.optimizer = self.sharding.optimizer(settings, total_steps)
+        self.optimizer = self.sharding.optimizer(settings, total_steps, self.offload_optimizer)
 
     def packs(self, groups: Sequence[Group]) -> list[Pack]:
         """Packs of at most `max_tokens` tokens, in order; see `in_step`."""
@@ -132,9 +146,10 @@ class Network:
         self.optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
         for i, pack in enumerate(packs):
-            with self.autocast():
-                loss = loss_of(i, pack)
-            self.sharding.backward(loss, is_last=i + 1 == len(packs))
+            with self.adapters.dropout(step, self.ranks.rank, i):
+                with self.autocast():
+                    loss = loss_of(i, pack)
+                self.sharding.backward(loss, is_last=i + 1 == len(packs))
             total += loss.detach().double().cpu()
         loss_sum, tokens = self.ranks.sum_floats(float(total), sum(p.num_tokens for p in packs))
         norm, rate = self.optimizer.step(step, loss_sum)
@@ -152,6 +167,11 @@ class Policy(Network):
             return token_logprobs(sources, model.lm_head.weight, pack.targets, temperature)
 
         return self.sharding.run(run)
+
+    def initial_logprobs(self, pack: Pack, temperature: float = 1.0) -> Tensor:
+        """Those of the policy without its adapters, without gradient."""
+        with torch.no_grad(), self.adapters.off():
+            return self.logprobs(pack, temperature)[0]
 
     def detached_logprobs(self, packs: Sequence[Pack], temperature: float = 1.0) -> list[Tensor]:
         """Log-probabilities of all packs without gradients."""

@@ -37,14 +37,15 @@ class Sharding(Protocol):
     def backward(self, loss: Tensor, is_last: bool) -> None:
         """Add the loss's gradients to those of the step; `is_last` of the step's passes."""
 
-    def optimizer(self, settings: Optimization, total_steps: int) -> Optimizer:
-        """A fresh optimizer of the trained parameters."""
+    def optimizer(self, settings: Optimization, total_steps: int, offload: bool) -> Optimizer:
+        """A fresh optimizer of the trained parameters, its states on the host between steps if
+        asked for."""
 
     def weights(self) -> dict[str, TensorSource]:
         """Parameters by name, as float32 masters."""
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Set parameters from whole tensors, every one of them."""
+        """Set parameters from whole tensors: all of them, or all that are trained."""
 
 
 class Replicated:
@@ -64,10 +65,10 @@ class Replicated:
         """See Sharding; gradients are summed over processes once per step, by the optimizer."""
         loss.backward()
 
-    def optimizer(self, settings: Optimization, total_steps: int) -> Optimizer:
+    def optimizer(self, settings: Optimization, total_steps: int, offload: bool) -> Optimizer:
         """See Sharding."""
         gradients = FlatGradients(trained(self._model), self._ranks)
-        return Optimizer(gradients, settings, total_steps)
+        return Optimizer(gradients, settings, total_steps, offload)
 
     def weights(self) -> dict[str, TensorSource]:
         """See Sharding."""
@@ -89,13 +90,15 @@ def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
 
 
 def set_parameters(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into parameters that may be sharded; the names must be the same."""
-    if parameters.keys() != weights.keys():
+    """Copy whole tensors into parameters that may be sharded: into all, or all that are
+    trained."""
+    chosen = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    if weights.keys() not in (parameters.keys(), chosen):
         names = sorted(parameters.keys() ^ weights.keys())
         raise RuntimeError(f"weights differ from the model's: {', '.join(names[:5])}")
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            local_part(parameter).copy_(part_of(weights[name], parameter))
+        for name, tensor in weights.items():
+            local_part(parameters[name]).copy_(part_of(tensor, parameters[name]))
 
 
 def checkpoint_layers(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from prism_trainer.discriminator.comparison import Comparison, Segments
 from prism_trainer.discriminator.discriminator import Discriminator, ScoredBatch
 from prism_trainer.discriminator.model import upcycle
 from prism_trainer.engine.packing import Group
+from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.losses.policy import ON_POLICY
 from prism_trainer.models import load_policy
 from prism_trainer.rewards.response import Response, parse_response
@@ -55,10 +56,14 @@ class AlignProgram(Stateless):
         uri = settings.model.uri if settings.model else context.initial_model
         dense = load_policy(uri, True, torch.device("cpu")).model
         model = upcycle(dense, settings, context.config.seed).to(context.ranks.device).train()
+        if context.savings.recompute_discriminator:
+            checkpoint_layers(model)
         workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack
-        return Discriminator(
+        discriminator = Discriminator(
             model, settings, context.ranks, workers.precision, max_tokens, workers.engine
         )
+        discriminator.offload_optimizer = context.savings.offload_optimizer
+        return discriminator
 
     def _enter(self, phase: str) -> None:
         """Warm-up and game have an optimizer each, of which only the current one is kept."""
@@ -178,7 +183,7 @@ class AlignProgram(Stateless):
     def load_tensors(self, tensors: Tensors) -> None:
         """Restore what `tensors` gave; the phase must be known."""
         network = self._discriminator
-        network.sharding.load_weights(tensors["discriminator"])
+        network.load_weights(tensors["discriminator"])
         if network.optimizer is not None:
             network.optimizer.load_state(tensors["discriminator-optimizer"])
 

@@ -1,12 +1,13 @@
 """What a stage is to the loop that runs it, and what every stage is built from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from prism_api.memory import Savings
 from prism_api.stage_config import StageConfig
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.distributed import Ranks
@@ -34,6 +35,7 @@ class StageContext:
     initial_model: str
     """URI of the model that the stage started from."""
     work_folder: Path
+    savings: Savings = field(default_factory=Savings)
 
 
 @dataclass(frozen=True)

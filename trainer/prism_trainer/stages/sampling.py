@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prism_api.errors import DataError
+from prism_api.memory import reference_is_within
 from prism_api.stages import AlignStage, RlvrStage
 from prism_trainer.data.rows import Dataset, Row
 from prism_trainer.data.sampler import rows_at
@@ -106,7 +107,8 @@ class PolicyUpdate:
         self, context: StageContext, settings: AlignStage | RlvrStage, objective: PolicyObjective
     ) -> None:
         self._context, self._settings, self._objective = context, settings, objective
-        self._reference = self._load_reference() if settings.kl_coef else None
+        within = reference_is_within(settings)
+        self._reference = None if within or not settings.kl_coef else self._load_reference()
 
     def _load_reference(self) -> Policy:
         """The stage's initial policy, frozen."""
@@ -166,6 +168,7 @@ class PolicyUpdate:
     def _loss(
         self, pack: Pack, advantages: Tensor, old: Tensor | None, totals: list[float], sums: "_Sums"
     ) -> Tensor:
+        reference = self._reference_logprobs(pack) if self._settings.kl_coef else None
         logprobs, entropy = self._context.policy.logprobs(pack, self._settings.temperature)
         lengths = torch.tensor(pack.lengths, dtype=torch.long, device=logprobs.device)
         inputs = PolicyLossInputs(
@@ -179,9 +182,7 @@ class PolicyUpdate:
         )
         outputs: PolicyLossOutputs = policy_loss(inputs, self._objective)
         loss = outputs.loss - self._settings.entropy_coef * entropy.sum() / totals[0]
-        if self._reference is not None:
-            with torch.no_grad():
-                reference = self._reference.logprobs(pack, self._settings.temperature)[0]
+        if reference is not None:
             penalty = kl_penalty(logprobs, reference).sum()
             loss = loss + self._settings.kl_coef * penalty / totals[0]
             sums.kl += float(penalty.detach())
@@ -189,6 +190,13 @@ class PolicyUpdate:
         sums.entropy += float(entropy.detach().sum())
         sums.tokens += len(pack.targets)
         return loss
+
+    def _reference_logprobs(self, pack: Pack) -> Tensor:
+        """The initial policy's: its own copy, or the current one without adapters."""
+        temperature = self._settings.temperature
+        if self._reference is None:
+            return self._context.policy.initial_logprobs(pack, temperature)
+        return self._reference.initial_logprobs(pack, temperature)
 
     def _report(self, report: StepReport, sums: "_Sums") -> UpdateReport:
         clipped, entropy, kl, tokens = self._context.ranks.sum_floats(
