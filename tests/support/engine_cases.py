@@ -24,6 +24,7 @@ from prism_trainer.data.rows import Row
 from prism_trainer.discriminator.discriminator import Discriminator
 from prism_trainer.discriminator.model import upcycle
 from prism_trainer.distributed import Ranks
+from prism_trainer.engine.lora import add_adapters
 from prism_trainer.engine.packing import Group, Prompt
 from prism_trainer.engine.policy import Network, Policy, StepReport
 from prism_trainer.engine.sharding import checkpoint_layers
@@ -172,6 +173,34 @@ def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
     return outcome
 
 
+def adapted(engine: Engine, ranks: Ranks) -> Outcome:
+    """GRPO of adapters with a penalty on leaving
+    the initial policy: the same model without them, within the same pass."""
+    source = DataSource(uri="file:///none.parquet")
+    lora = stages.Lora(rank=4)
+    settings = resolve_rlvr(
+        stages.RlvrStage(data=source, max_tokens_per_pack=MAX_TOKENS, kl_coef=0.5, lora=lora)
+    )
+    model = packed(build_model()).train()
+    model.model.visual.requires_grad_(False)
+    add_adapters(model, lora, seed=3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_b"):
+                parameter.copy_(0.1 * parameter.new_ones(parameter.shape).cumsum(0).sin())
+    checkpoint_layers(model)
+    policy, outcome = Policy(model, ranks, "fp32", MAX_TOKENS, engine), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    groups = [_sampled(group) for group in share_of_groups(ranks)]
+    advantages = [torch.linspace(-1, 1, len(g.completions) + 1).double()[1:] for g in groups]
+    update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
+    for step in range(STEPS):
+        report = update.run(groups, advantages, step)
+        outcome.values[f"kl {step}"] = torch.tensor(report.kl)
+        outcome.after(policy, report.step)
+    return outcome
+
+
 def adversarial(engine: Engine, ranks: Ranks) -> Outcome:
     """Scores and updates of the discriminator, with load balance and head dropout; its layers are
     recomputed in the backward pass."""
@@ -215,6 +244,7 @@ CASES: dict[str, Case] = {
     "supervised by one": supervised_by_one,
     "frozen tower": frozen_tower,
     "reinforced": reinforced,
+    "adapted": adapted,
     "adversarial": adversarial,
     "generated": generated,
 }
