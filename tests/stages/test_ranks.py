@@ -1,4 +1,4 @@
-"""Two processes under torchrun learn what one process learns.
+"""Two processes under torchrun learn what one process learns, under every engine.
 
 The same global batch, in float32: losses and all other metrics of every iteration agree to 1e-5.
 DAPO is not compared: each process fills its own share of the batch with informative groups.
@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import stages_under_torchrun
-from prism_api.resources import DataSource, Evaluation
+from prism_api.resources import DataSource, Engine, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
+from prism_api.stages import Lora
 from stage_builders import (
     Finished,
     align_stage,
@@ -27,10 +28,23 @@ from stage_builders import (
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
+RUNS: list[tuple[Engine, str]] = [
+    ("replicated", "sft"),
+    ("replicated", "align-learned"),
+    ("replicated", "align-segment"),
+    ("replicated", "grpo"),
+    ("replicated", "gspo"),
+    ("fsdp2", "sft"),
+    ("fsdp2", "align-segment"),
+    ("fsdp2", "grpo"),
+    ("fsdp2", "grpo-lora"),
+]
+RESUMED: list[tuple[Engine, str]] = [("fsdp2", "align-segment"), ("fsdp2", "grpo-lora")]
 
 
 @pytest.fixture(scope="module")
 def stages(demos: DataSource, teachers: DataSource, prompts: DataSource) -> dict[str, AnyStage]:
+    lora = Lora(rank=4)
     return {
         "sft": sft_stage(demos, steps=5, max_tokens_per_pack=150),
         "align-learned": align_stage(teachers),
@@ -38,16 +52,25 @@ def stages(demos: DataSource, teachers: DataSource, prompts: DataSource) -> dict
         "grpo": rlvr_stage(
             prompts, learning_rate=1e-4, mini_batches=2, kl_coef=0.01, entropy_coef=0.001
         ),
+        "grpo-lora": rlvr_stage(prompts, learning_rate=1e-3, kl_coef=0.01, lora=lora),
         "gspo": rlvr_stage(prompts, algorithm="gspo", steps=3, learning_rate=1e-4),
     }
 
 
 def config_of(
-    stage: AnyStage, talker: Path, prompts: DataSource, folder: Path, replicas: int
+    stage: AnyStage,
+    talker: Path,
+    prompts: DataSource,
+    folder: Path,
+    replicas: int,
+    engine: Engine = "replicated",
 ) -> StageConfig:
     folder.mkdir(parents=True)
-    evaluation = Evaluation(data=prompts, max_response_tokens=40)
-    config = stage_config(stage, talker, folder, replicas=replicas, evaluation=evaluation)
+    # Three questions for two processes in batches of one: one process has nothing left to ask.
+    evaluation = Evaluation(data=prompts, max_response_tokens=40, max_samples=3, batch_size=1)
+    config = stage_config(
+        stage, talker, folder, replicas=replicas, evaluation=evaluation, engine=engine
+    )
     (folder / "stage.json").write_text(config.to_json())
     return config
 
@@ -60,8 +83,8 @@ def run_processes(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def finished(config: StageConfig) -> Finished:
-    return Finished(Path(config.stage_uri.removeprefix("file://")) / "a1")
+def finished(config: StageConfig, attempt: int = 1) -> Finished:
+    return Finished(Path(config.stage_uri.removeprefix("file://")) / f"a{attempt}")
 
 
 @pytest.fixture(scope="module")
@@ -70,32 +93,49 @@ def by_two(
     talker: Path,
     prompts: DataSource,
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Finished]:
-    """Every stage by two processes; alignment and RLVR share one torchrun."""
+) -> dict[tuple[Engine, str, str], Finished]:
+    """Every run by two processes, whole or resumed; all but the first share one torchrun."""
     root = tmp_path_factory.mktemp("two")
-    configs = {
-        name: config_of(stage, talker, prompts, root / name, 2) for name, stage in stages.items()
-    }
-    launcher = ["prism_trainer.launch", f"--config={root / 'sft' / 'stage.json'}"]
-    run_processes([*launcher, f"--work-folder={root / 'sft'}"])
+    found = {}
+    for kind, runs in {"whole": RUNS, "resumed": RESUMED}.items():
+        for engine, name in runs:
+            folder = root / f"{engine}-{name}-{kind}"
+            config = config_of(stages[name], talker, prompts, folder, 2, engine)
+            if kind == "resumed":
+                (folder / "stop-after").write_text("2")
+            found[engine, name, kind] = finished(config, 1 if kind == "whole" else 2)
+    first, *others = [str(path) for path in root.iterdir() if path.name != "replicated-sft-whole"]
+    launched = root / "replicated-sft-whole"
+    launcher = ["prism_trainer.launch", f"--config={launched / 'stage.json'}"]
+    run_processes([*launcher, f"--work-folder={launched}"])
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    others = [str(root / name) for name in stages if name != "sft"]
-    run_processes([*torchrun, str(stages_under_torchrun.__file__), *others])
-    return {name: finished(config) for name, config in configs.items()}
+    run_processes([*torchrun, str(stages_under_torchrun.__file__), first, *others])
+    return found
 
 
-@pytest.mark.parametrize("name", ["sft", "align-learned", "align-segment", "grpo", "gspo"])
-def test_two_processes_have_the_metrics_and_weights_of_one(
-    name: str,
+@pytest.fixture(scope="module")
+def by_one(
     stages: dict[str, AnyStage],
-    by_two: dict[str, Finished],
     talker: Path,
     prompts: DataSource,
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Finished]:
+    """Every stage by one process."""
+    root = tmp_path_factory.mktemp("one")
+    return {
+        name: run_to_end(config_of(stage, talker, prompts, root / name, 1), root / name)
+        for name, stage in stages.items()
+    }
+
+
+@pytest.mark.parametrize(("engine", "name"), RUNS)
+def test_two_processes_have_the_metrics_and_weights_of_one(
+    engine: Engine,
+    name: str,
+    by_one: dict[str, Finished],
+    by_two: dict[tuple[Engine, str, str], Finished],
 ) -> None:
-    folder = tmp_path / name
-    one = run_to_end(config_of(stages[name], talker, prompts, folder, 1), folder)
-    two = by_two[name]
+    one, two = by_one[name], by_two[engine, name, "whole"]
     assert len(two.history()) == len(one.history()) >= 3
     for ours, theirs in zip(two.history(), one.history(), strict=True):
         assert ours.pop("phase") == theirs.pop("phase")
@@ -103,6 +143,18 @@ def test_two_processes_have_the_metrics_and_weights_of_one(
         assert ours == pytest.approx(theirs, abs=TOLERANCE, rel=TOLERANCE)
     assert two.result()["evaluation"] == one.result()["evaluation"]
     weights = two.weights()
+    assert weights.keys() == one.weights().keys()
     for key, tensor in one.weights().items():
         # Adam turns the rounding of a gradient next to 0 into a visible step.
         assert (weights[key] - tensor).abs().mean() < 1e-6, key
+
+
+@pytest.mark.parametrize(("engine", "name"), RESUMED)
+def test_a_resumed_run_ends_bitwise_where_an_undisturbed_one_ends(
+    engine: Engine, name: str, by_two: dict[tuple[Engine, str, str], Finished]
+) -> None:
+    whole, resumed = (by_two[engine, name, kind] for kind in ("whole", "resumed"))
+    assert resumed.history() == whole.history()
+    ours, theirs = resumed.tensors(), whole.tensors()
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if ours[key] != theirs[key]] == []

@@ -18,7 +18,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prism_api.algorithms import resolve_rlvr
-from prism_api.resources import DataSource, Evaluation, ModelSource, Retention, Rollout, Workers
+from prism_api.resources import (
+    DataSource,
+    Engine,
+    Evaluation,
+    ModelSource,
+    Retention,
+    Rollout,
+    Workers,
+)
 from prism_api.run import AnyStage
 from prism_api.stage_config import RunRef, StageConfig
 from prism_api.stages import AlignStage, Discriminator, RlvrStage, SftStage, Stages, Warmup
@@ -146,6 +154,7 @@ def stage_config(
     seed: int = 0,
     replicas: int = 1,
     evaluation: Evaluation | None = None,
+    engine: Engine = "replicated",
 ) -> StageConfig:
     """A stage on its own, as the planner would write it."""
     kinds: dict[type, Any] = {SftStage: "sft", AlignStage: "align", RlvrStage: "rlvr"}
@@ -159,7 +168,7 @@ def stage_config(
         init_from=None,
         stage_uri=f"file://{folder}/store/{kind}",
         stages=Stages.model_construct(None, **{kind: stage}),
-        workers=Workers(replicas=replicas, engine="replicated", precision="fp32"),
+        workers=Workers(replicas=replicas, engine=engine, precision="fp32"),
         rollout=Rollout(backend="inprocess"),
         evaluation=evaluation,
         retention=Retention(keep_last=2),

@@ -1,22 +1,42 @@
 """Runs several stages one after the other in the processes of one torchrun, which starts slowly.
 
 `torchrun ... stages_under_torchrun.py FOLDER...`: each folder holds a `stage.json` and is the
-stage's work folder. The processes join once, for all stages: gloo cannot join twice.
+stage's work folder. If it holds a file `stop-after` with a number, the stage is stopped after so
+many iterations and then run on by a second attempt. The processes join once, for all stages: gloo
+cannot join twice.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 from prism_api.base import parse_json
 from prism_api.stage_config import StageConfig
 from prism_trainer import distributed
+from prism_trainer.stages import run as run_module
 from prism_trainer.stages.run import run_stage
+
+
+def stop_after(iterations: int) -> Callable[[], bool]:
+    asked = iter(range(iterations + 1))
+    return lambda: next(asked) == iterations
+
+
+def run(folder: Path) -> None:
+    path = folder / "stage.json"
+    config = parse_json(StageConfig, path.read_bytes(), str(path))
+    if (folder / "stop-after").exists():
+        stop = stop_after(int((folder / "stop-after").read_text()))
+        with patch.object(run_module, "_stop", lambda _: stop):
+            assert not run_stage(config, folder)
+        config = config.model_copy(update={"attempt": 2})
+    assert run_stage(config, folder)
+
 
 if __name__ == "__main__":
     ranks = distributed.join(threads=1)
     with patch.multiple(distributed, join=lambda threads: ranks, leave=lambda: None):
-        for folder in map(Path, sys.argv[1:]):
-            path = folder / "stage.json"
-            assert run_stage(parse_json(StageConfig, path.read_bytes(), str(path)), folder)
+        for argument in sys.argv[1:]:
+            run(Path(argument))
     distributed.leave()

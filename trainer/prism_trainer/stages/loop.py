@@ -28,6 +28,9 @@ class StageLoop:
         self._stop_requested = stop_requested
         self._checkpoints = Checkpoints(context, store)
         self._position, self._history = Position(), History()
+        self._saved: CheckpointRef | None = None
+        """The last checkpoint; only the first process knows its reference."""
+        self._saved_at = -1
         total = sum(phase.steps for phase in program.phases)
         self._total = total
         path = context.work_folder / "progress.json"
@@ -35,25 +38,25 @@ class StageLoop:
 
     def run(self) -> bool:
         """Whether the stage is done; if not, it was asked to stop and has saved itself."""
-        saved = self._resume()
+        self._resume()
         every = self._context.config.stage.checkpoint_every_steps
         while self._position.iteration < self._total:
             if self._context.ranks.any(self._stop_requested()):
-                self._save(saved)
+                self._save()
                 return False
             self._iterate()
             if self._position.iteration % every == 0 or self._position.iteration == self._total:
-                saved = self._save(None)
-        self._finish(saved)
+                self._save()
+        self._finish()
         return True
 
-    def _resume(self) -> CheckpointRef | None:
+    def _resume(self) -> None:
         checkpoint = self._checkpoints.find()
         if checkpoint is None:
-            return None
+            return
         self._position, self._history = restore(checkpoint, self._context, self._program)
         self._context.client.update_weights(self._position.weight_version)
-        return checkpoint.ref
+        self._saved, self._saved_at = checkpoint.ref, self._position.iteration
 
     def _iterate(self) -> None:
         started = time.monotonic()
@@ -79,14 +82,13 @@ class StageLoop:
             step -= phase.steps
         raise AssertionError("the loop ends with the last phase")
 
-    def _save(self, at_this_iteration: CheckpointRef | None) -> CheckpointRef | None:
-        if at_this_iteration is not None and at_this_iteration.uri.endswith(
-            f"/step-{self._position.iteration}"
-        ):
-            return at_this_iteration
-        return self._checkpoints.save(self._program, self._position, self._history)
+    def _save(self) -> None:
+        """Unless it is done already; all processes decide alike, for all take part in saving."""
+        if self._saved_at != self._position.iteration:
+            self._saved = self._checkpoints.save(self._program, self._position, self._history)
+            self._saved_at = self._position.iteration
 
-    def _finish(self, final: CheckpointRef | None) -> None:
+    def _finish(self) -> None:
         context, config = self._context, self._context.config
         evaluation = None
         samples: list[dict[str, object]] = []
@@ -97,7 +99,7 @@ class StageLoop:
             )
         if not context.ranks.is_first:
             return
-        assert final is not None, "the last iteration made a checkpoint"
+        assert self._saved is not None, "the last iteration made a checkpoint"
         result = StageResult(
             run=config.run,
             kind=config.kind,
@@ -105,7 +107,7 @@ class StageLoop:
             config_hash=config.config_hash,
             steps=self._position.weight_version,
             seconds=self._position.seconds,
-            checkpoint=final,
+            checkpoint=self._saved,
             evaluation=evaluation,
         )
         self._report(result, samples)
