@@ -75,7 +75,7 @@ class Images(Contract):
     """Names of Secrets for the registry."""
 
 
-Engine = Literal["fsdp2", "replicated"]
+Engine = Literal["fsdp2", "replicated", "deepspeed-zero2", "deepspeed-zero3"]
 Saving = Literal["auto", "always", "never"]
 """When to trade time for GPU memory; `auto`: where it would not suffice otherwise."""
 
@@ -88,8 +88,10 @@ class Workers(Contract):
     gpus_per_replica: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs (and trainer processes) of one pod; 0 trains on the CPU with one process."""
     engine: Engine = "fsdp2"
-    """`fsdp2` shards parameters over processes; `replicated` keeps them whole in each (small
-    models). With one process both are the same."""
+    """`fsdp2` shards weights, gradients and optimizer states over processes, and on a GPU casts
+    weights layer by layer; `replicated` keeps everything whole in each process (small models, CPU);
+    `deepspeed-zero2` and `deepspeed-zero3` shard by DeepSpeed, which must be installed. All learn
+    the same; alone on a CPU, all are `replicated`."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute precision; master weights and optimizer states are always float32."""
     gpu_memory_gib: Positive = 80

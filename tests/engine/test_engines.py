@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from prism_trainer.distributed import Ranks
 
 pytestmark = pytest.mark.slow
 
-ENGINES = ["replicated", "fsdp2"]
+NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="no deepspeed")
+ENGINES = [
+    "replicated",
+    "fsdp2",
+    pytest.param("deepspeed-zero2", marks=NEEDS_DEEPSPEED),
+    pytest.param("deepspeed-zero3", marks=NEEDS_DEEPSPEED),
+]
 TOLERANCE = 1e-5
 
 

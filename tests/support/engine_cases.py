@@ -221,6 +221,7 @@ def adversarial(engine: Engine, ranks: Ranks) -> Outcome:
 def generated(engine: Engine, ranks: Ranks) -> Outcome:
     """Greedy tokens; one process has several batches, the other one or none."""
     policy = build_policy(engine, ranks)
+    policy.start_training(SETTINGS, STEPS)
     generator = InProcessGenerator(policy, 10_000, batch_size=2)
     prompts = [group.prompt for group in build_groups()]
     outcome = Outcome()

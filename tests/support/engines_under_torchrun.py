@@ -5,15 +5,30 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
+from unittest.mock import patch
 
 import torch
 
 from engine_cases import CASES
+from prism_api.resources import Engine
 from prism_trainer import distributed
+
+
+def shard_everything() -> None:
+    """DeepSpeed would leave parameters as small as these whole, and compile for minutes."""
+    from prism_trainer.engine import zero
+
+    zero.PERSISTENT_ELEMENTS = 0
+
 
 if __name__ == "__main__":
     engine, out = sys.argv[1], Path(sys.argv[2])
+    assert engine in get_args(Engine)
     ranks = distributed.join(threads=1)
+    if engine.startswith("deepspeed"):
+        patch("deepspeed.comm.torch.build_shm_op", lambda: None).start()
+        shard_everything()
     for name, case in CASES.items():
         outcome = case(engine, ranks)  # type: ignore[arg-type]
         if ranks.is_first:

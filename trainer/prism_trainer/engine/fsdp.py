@@ -16,22 +16,10 @@ from prism_trainer.distributed import Ranks
 from prism_trainer.engine.gradients import squared_norm
 from prism_trainer.engine.head import Float32Linear
 from prism_trainer.engine.optimizer import Optimizer
-from prism_trainer.engine.sharding import layers_of, set_parameters
+from prism_trainer.engine.sharding import Pass, layers_of, set_parameters
 from prism_trainer.engine.sources import TensorSource, local_part, source_of
 
 T = TypeVar("T")
-
-
-class _Pass(nn.Module):
-    """The module that every pass goes through, so that FSDP sees where one starts and ends."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, function: Callable[[Any], T]) -> T:
-        """Call the function with the model."""
-        return function(self.model)
 
 
 class FullySharded:
@@ -60,7 +48,7 @@ class FullySharded:
         for module in model.modules():
             if isinstance(module, Float32Linear):
                 fully_shard(module, **{**settings, "mp_policy": full})
-        self._pass = _Pass(model)
+        self._pass = Pass(model)
         self._root = fully_shard(self._pass, **settings)
         for unit in self._pass.modules():
             if isinstance(unit, FSDPModule):

@@ -24,6 +24,30 @@ def learning_rate(settings: Optimization, step: int, total_steps: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def not_finite(step: int, loss: float, norm: float) -> NonFiniteLoss:
+    """The error of a step that was not taken."""
+    return NonFiniteLoss(
+        f"step {step}: loss {loss}, gradient norm {norm}; weights are unchanged. "
+        "Lower the learning rate, or look for broken samples in the data"
+    )
+
+
+class Stepper(Protocol):
+    """What a network needs of an optimizer; see Optimizer."""
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+
+    def step(self, step: int, loss: float) -> tuple[float, float]:
+        """Update, unless something is not finite; returns gradient norm and learning rate."""
+
+    def state(self) -> dict[str, TensorSource]:
+        """Moments and step counts by parameter name; empty before the first step."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave, from whole tensors."""
+
+
 class Gradients(Protocol):
     """The gradients of one step, wherever they lie."""
 
@@ -83,10 +107,7 @@ class Optimizer:
             self._host.fetch(self._adamw.state)
         norm = self._gradients.sum_norm()
         if not (math.isfinite(norm) and math.isfinite(loss)):
-            raise NonFiniteLoss(
-                f"step {step}: loss {loss}, gradient norm {norm}; weights are unchanged. "
-                "Lower the learning rate, or look for broken samples in the data"
-            )
+            raise not_finite(step, loss, norm)
         limit = self.settings.grad_clip
         if limit and norm > limit:
             self._gradients.scale(limit / (norm + 1e-6))

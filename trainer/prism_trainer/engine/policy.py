@@ -13,7 +13,7 @@ from prism_trainer.distributed import Ranks
 from prism_trainer.engine.attention import KeyValueSink
 from prism_trainer.engine.head import token_logprobs
 from prism_trainer.engine.lora import Adapters
-from prism_trainer.engine.optimizer import Optimizer
+from prism_trainer.engine.optimizer import Stepper
 from prism_trainer.engine.packing import Group, Pack, build_pack, image_filler, split_into_packs
 from prism_trainer.engine.sharding import shard, trained
 from prism_trainer.engine.sources import TensorSource
@@ -85,7 +85,7 @@ class Network:
         self.adapters = Adapters(model)
         self._trained = list(trained(model))
         self.sharding = shard(model, engine, self.half_precision, ranks)
-        self.optimizer: Optimizer | None = None
+        self.optimizer: Stepper | None = None
         self.offload_optimizer = False
         """Whether optimizer states lie in host memory between steps."""
 

@@ -17,7 +17,7 @@ from prism_api.optimization import Optimization
 from prism_api.resources import Engine
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.gradients import FlatGradients
-from prism_trainer.engine.optimizer import Optimizer
+from prism_trainer.engine.optimizer import Optimizer, Stepper
 from prism_trainer.engine.sources import TensorSource, local_part, part_of, source_of
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Sharding(Protocol):
     def backward(self, loss: Tensor, is_last: bool) -> None:
         """Add the loss's gradients to those of the step; `is_last` of the step's passes."""
 
-    def optimizer(self, settings: Optimization, total_steps: int, offload: bool) -> Optimizer:
+    def optimizer(self, settings: Optimization, total_steps: int, offload: bool) -> Stepper:
         """A fresh optimizer of the trained parameters, its states on the host between steps if
         asked for."""
 
@@ -46,6 +46,19 @@ class Sharding(Protocol):
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set parameters from whole tensors: all of them, or all that are trained."""
+
+
+class Pass(nn.Module):
+    """The module that every pass goes through, so that an engine sees where one starts and
+    ends."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[Any], T]) -> T:
+        """Call the function with the model."""
+        return function(self.model)
 
 
 class Replicated:
@@ -89,13 +102,18 @@ def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def set_parameters(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into parameters that may be sharded: into all, or all that are
-    trained."""
+def check_names(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raise unless there is a weight for each parameter, or for each that is trained."""
     chosen = {name for name, parameter in parameters.items() if parameter.requires_grad}
     if weights.keys() not in (parameters.keys(), chosen):
         names = sorted(parameters.keys() ^ weights.keys())
         raise RuntimeError(f"weights differ from the model's: {', '.join(names[:5])}")
+
+
+def set_parameters(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into parameters that may be sharded: into all, or all that are
+    trained."""
+    check_names(parameters, weights)
     with torch.no_grad():
         for name, tensor in weights.items():
             local_part(parameters[name]).copy_(part_of(tensor, parameters[name]))
@@ -116,6 +134,10 @@ def shard(model: nn.Module, engine: Engine, half_precision: bool, ranks: Ranks) 
     """
     if engine == "replicated" or (ranks.world_size == 1 and not half_precision):
         return Replicated(model, ranks)
+    if engine != "fsdp2":
+        from prism_trainer.engine.zero import Zero
+
+        return Zero(model, 2 if engine == "deepspeed-zero2" else 3, half_precision, ranks)
     from prism_trainer.engine.fsdp import FullySharded
 
     return FullySharded(model, half_precision, ranks)

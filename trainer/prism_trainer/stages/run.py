@@ -1,6 +1,7 @@
 """Builds a stage from its config and runs it: the one place that knows which program is which."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from prism_api.errors import FieldProblem, SpecError
@@ -95,6 +96,11 @@ def _check_supported(config: StageConfig) -> None:
         problems.append(
             FieldProblem("rollout.backend", "vllm is not available to this trainer", remedy)
         )
+    engine = config.workers.engine
+    if engine.startswith("deepspeed") and find_spec("deepspeed") is None:
+        problem = f"{engine} needs the package deepspeed, which is not installed"
+        remedy = "install it, or set workers.engine: fsdp2"
+        problems.append(FieldProblem("workers.engine", problem, remedy))
     stage = config.stage
     if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
         path = "stages.align.discriminator.warmup.data"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prism_api.errors import DataError
 from prism_api.memory import reference_is_within
+from prism_api.resources import Engine
 from prism_api.stages import AlignStage, RlvrStage
 from prism_trainer.data.rows import Dataset, Row
 from prism_trainer.data.sampler import rows_at
@@ -116,7 +117,9 @@ class PolicyUpdate:
         loaded = load_policy(context.initial_model, False, context.ranks.device)
         loaded.model.requires_grad_(False)
         workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack
-        return Policy(loaded.model, context.ranks, workers.precision, max_tokens, workers.engine)
+        # DeepSpeed shards only what it trains.
+        engine: Engine = "fsdp2" if workers.engine == "fsdp2" else "replicated"
+        return Policy(loaded.model, context.ranks, workers.precision, max_tokens, engine)
 
     def old_logprobs(self, groups: Sequence[SampledGroup]) -> dict[int, Tensor]:
         """The current policy's log-probabilities per group (by identity), for ratios of
