@@ -18,6 +18,8 @@ from prism_api.stages import AlignStage, SftStage
 GIB = 1 << 30
 _CONTEXT = 3 * GIB
 """CUDA context, kernels' workspaces, and the chunks of the language-model head."""
+_BUCKETS = 4 * GIB
+"""In which DeepSpeed collects gradients to reduce them."""
 _USABLE = 0.92
 """Share of the memory that can be filled before fragments are in the way."""
 
@@ -70,7 +72,13 @@ class _Network:
 
     @property
     def masters(self) -> int:
-        return 4 * self.shape.parameters // self._parts
+        """With DeepSpeed, only what is trained has one beside the weights of the passes."""
+        weights, engine = self.shape.parameters, self.workers.engine
+        if engine == "deepspeed-zero2":
+            return self._width * weights + 4 * self.trained // self._parts
+        if engine == "deepspeed-zero3":
+            return (self._width * weights + 4 * self.trained) // self._parts
+        return 4 * weights // self._parts
 
     @property
     def gradients(self) -> int:
@@ -87,6 +95,8 @@ class _Network:
         shape = self.shape
         if self.workers.engine == "replicated":
             return shape.parameters * 2 if self._width == 2 else 0
+        if self.workers.engine == "deepspeed-zero2":
+            return _BUCKETS
         in_flight = shape.outer_parameters + 3 * max(
             shape.layer_parameters, shape.vision.block_parameters
         )
@@ -132,12 +142,12 @@ def plan_memory(
         opponent = discriminator.upcycled(settings.num_experts, settings.experts_per_token)
     plans = [
         _plan(savings, stage, workers, rollout, policy, opponent, gpu_bytes)
-        for savings in _choices(stage, opponent is not None)
+        for savings in _choices(stage, workers, opponent is not None)
     ]
     return next((plan for plan in plans if plan.fits), plans[-1])
 
 
-def _choices(stage: AnyStage, adversarial: bool) -> Iterator[Savings]:
+def _choices(stage: AnyStage, workers: Workers, adversarial: bool) -> Iterator[Savings]:
     """From the cheapest in time to the dearest: copies over the bus cost less than computing layers
     again."""
     policy = _allowed(stage.gradient_checkpointing)
@@ -145,6 +155,8 @@ def _choices(stage: AnyStage, adversarial: bool) -> Iterator[Savings]:
     if isinstance(stage, AlignStage) and adversarial:
         opponent = _allowed(stage.discriminator.gradient_checkpointing)
         offload = _allowed(stage.offload_optimizer)
+        if workers.engine.startswith("deepspeed"):  # whose states stay where it has put them
+            offload = offload[:1]
     for recompute_policy in policy:
         for recompute_discriminator in opponent:
             for offloaded in offload:

@@ -122,14 +122,30 @@ def test_generation_in_the_trainer_holds_whole_weights_and_a_cache() -> None:
     assert "rollouts" not in needed(stage, rollout=Rollout(backend="vllm")).phases
 
 
-@given(st.integers(1, 6), st.sampled_from(["fsdp2", "replicated"]))
+@given(
+    st.integers(1, 6),
+    st.sampled_from(["fsdp2", "replicated", "deepspeed-zero2", "deepspeed-zero3"]),
+)
 def test_more_gpus_never_need_more_on_each(power: int, engine: Any) -> None:
     def peak(gpus: int) -> int:
         stage = align(gradient_checkpointing="never", offload_optimizer="never")
         return max(needed(stage, gpus, 10_000 * GIB, engine).phases.values())
 
     fewer, more = peak(2 ** (power - 1)), peak(2**power)
-    assert more < fewer if engine == "fsdp2" else more == fewer
+    assert more == fewer if engine == "replicated" else more < fewer
+
+
+def test_engines_that_keep_more_in_parts_need_less() -> None:
+    engines: list[Engine] = ["replicated", "deepspeed-zero2", "deepspeed-zero3"]
+    stage = SftStage(data=(DATA,), gradient_checkpointing="always")
+    peaks = [max(needed(stage, 8, engine=engine).phases.values()) for engine in engines]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_deepspeed_does_not_move_its_states() -> None:
+    for memory in (1, 100, 1000):
+        chosen = needed(align(), 8, memory * GIB, "deepspeed-zero3").savings
+        assert not chosen.offload_optimizer
 
 
 @given(st.integers(1024, 65536))

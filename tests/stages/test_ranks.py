@@ -7,6 +7,7 @@ DAPO is not compared: each process fills its own share of the batch with informa
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ RUNS: list[tuple[Engine, str]] = [
     ("fsdp2", "grpo-lora"),
 ]
 RESUMED: list[tuple[Engine, str]] = [("fsdp2", "align-segment"), ("fsdp2", "grpo-lora")]
+if find_spec("deepspeed"):
+    RUNS += [
+        ("deepspeed-zero2", "sft"),
+        ("deepspeed-zero2", "align-segment"),
+        ("deepspeed-zero3", "align-segment"),
+        ("deepspeed-zero3", "grpo-lora"),
+    ]
+    RESUMED += [("deepspeed-zero2", "align-segment"), ("deepspeed-zero3", "grpo-lora")]
 
 
 @pytest.fixture(scope="module")

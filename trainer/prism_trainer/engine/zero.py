@@ -59,12 +59,13 @@ class Zero:
 
     def optimizer(self, settings: Optimization, total_steps: int, offload: bool) -> "ZeroOptimizer":
         """See Sharding; another one takes over DeepSpeed's engine with all moments zero."""
+        assert not offload, "refused when the stage was read"
         if self._engine is None:
-            self._start(offload)
+            self._start()
         chosen = {name: p for name, p in self.parameters.items() if p.requires_grad}
         return ZeroOptimizer(self._engine, chosen, settings, total_steps)
 
-    def _start(self, offload: bool) -> None:
+    def _start(self) -> None:
         chosen = trained(self._model).values()
         matrices, vectors = ([p for p in chosen if (p.dim() >= 2) == m] for m in (True, False))
         groups = [{"params": matrices, "decays": True}, {"params": vectors, "decays": False}]
@@ -77,12 +78,12 @@ class Zero:
         self._engine, *_ = deepspeed.initialize(
             model=self._pass,
             optimizer=torch.optim.AdamW([g for g in groups if g["params"]], fused=True),
-            config=self._config(offload),
+            config=self._config(),
         )
         if masters:  # DeepSpeed's own are made of weights that it has rounded
             self.load_weights(masters)
 
-    def _config(self, offload: bool) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         half = self._half_precision
         return {
             "train_micro_batch_size_per_gpu": 1,
@@ -92,7 +93,6 @@ class Zero:
             "zero_optimization": {
                 "stage": self._stage,
                 "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
-                **({"offload_optimizer": {"device": "cpu", "pin_memory": True}} if offload else {}),
             },
             "bf16": {"enabled": half, **({"check_grad_overflow": True} if half else {})},
             "data_types": {"grad_accum_dtype": "fp32"},

@@ -96,11 +96,8 @@ def _check_supported(config: StageConfig) -> None:
         problems.append(
             FieldProblem("rollout.backend", "vllm is not available to this trainer", remedy)
         )
-    engine = config.workers.engine
-    if engine.startswith("deepspeed") and find_spec("deepspeed") is None:
-        problem = f"{engine} needs the package deepspeed, which is not installed"
-        remedy = "install it, or set workers.engine: fsdp2"
-        problems.append(FieldProblem("workers.engine", problem, remedy))
+    if config.workers.engine.startswith("deepspeed"):
+        problems += _deepspeed_problems(config)
     stage = config.stage
     if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
         path = "stages.align.discriminator.warmup.data"
@@ -108,6 +105,18 @@ def _check_supported(config: StageConfig) -> None:
         problems.append(FieldProblem(path, "is not available to this trainer", remedy))
     if problems:
         raise SpecError(problems)
+
+
+def _deepspeed_problems(config: StageConfig) -> list[FieldProblem]:
+    engine, stage, remedy = config.workers.engine, config.stage, "set workers.engine: fsdp2"
+    problems = []
+    if find_spec("deepspeed") is None:
+        problem = f"{engine} needs the package deepspeed, which is not installed"
+        problems.append(FieldProblem("workers.engine", problem, f"install it, or {remedy}"))
+    if isinstance(stage, AlignStage) and stage.offload_optimizer == "always":
+        problem = f"is not available with {engine}"
+        problems.append(FieldProblem("stages.align.offloadOptimizer", problem, remedy))
+    return problems
 
 
 def _check_evaluation(config: StageConfig) -> None:
