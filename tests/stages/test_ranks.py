@@ -35,19 +35,13 @@ RUNS: list[tuple[Engine, str]] = [
     ("replicated", "align-segment"),
     ("replicated", "grpo"),
     ("replicated", "gspo"),
-    ("fsdp2", "sft"),
     ("fsdp2", "align-segment"),
     ("fsdp2", "grpo"),
     ("fsdp2", "grpo-lora"),
 ]
 RESUMED: list[tuple[Engine, str]] = [("fsdp2", "align-segment"), ("fsdp2", "grpo-lora")]
 if find_spec("deepspeed"):
-    RUNS += [
-        ("deepspeed-zero2", "sft"),
-        ("deepspeed-zero2", "align-segment"),
-        ("deepspeed-zero3", "align-segment"),
-        ("deepspeed-zero3", "grpo-lora"),
-    ]
+    RUNS += [("deepspeed-zero2", "align-segment"), ("deepspeed-zero3", "grpo-lora")]
     RESUMED += [("deepspeed-zero2", "align-segment"), ("deepspeed-zero3", "grpo-lora")]
 
 

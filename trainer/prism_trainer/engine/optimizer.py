@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prism_api.errors import NonFiniteLoss
 from prism_api.optimization import Optimization
 from prism_trainer.engine.offload import HostStates
-from prism_trainer.engine.sources import TensorSource, part_of, source_of, with_part
+from prism_trainer.engine.sources import TensorSource, part_of, source_of, source_of_part
 
 
 def learning_rate(settings: Optimization, step: int, total_steps: int) -> float:
@@ -128,8 +128,8 @@ class Optimizer:
         for name, slot in self._gradients.slots.items():
             like = self._gradients.parameters[name]
             for key, value in self._adamw.state.get(slot, {}).items():
-                spread = value if key == "step" else with_part(like, value)
-                state[f"{name}.{key}"] = source_of(spread)
+                source = source_of(value) if key == "step" else source_of_part(value, like)
+                state[f"{name}.{key}"] = source
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

@@ -33,13 +33,21 @@ def local_part(tensor: Tensor) -> Tensor:
     return detached.to_local() if isinstance(detached, DTensor) else detached
 
 
-def with_part(like: Tensor, part: Tensor) -> Tensor:
-    """A tensor that lies over the processes as `like` does, of which `part` is here."""
+def source_of_part(part: Tensor, like: Tensor) -> TensorSource:
+    """A source for a tensor that lies over the processes as `like` does, of which `part` is here.
+
+    The part may lie in host memory; it goes to the device of `like` only while it is read.
+    """
     if not isinstance(like, DTensor):
-        return part
-    return DTensor.from_local(
-        part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
-    )
+        return source_of(part)
+
+    def read() -> Tensor:
+        here = part.to(like.device)
+        return DTensor.from_local(
+            here, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+        ).full_tensor()
+
+    return TensorSource(tuple(like.shape), part.dtype, read)
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:
