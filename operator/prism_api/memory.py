@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prism_api.model_shape import ModelShape
-from prism_api.resources import Rollout, Saving, Workers
+from prism_api.resources import ResolvedWorkers, Rollout, Saving
 from prism_api.run import AnyStage
 from prism_api.stages import AlignStage, SftStage
 
@@ -59,7 +59,7 @@ class _Network:
     trained: int
     """Parameters that are."""
     recompute: bool
-    workers: Workers
+    workers: ResolvedWorkers
 
     @property
     def _parts(self) -> int:
@@ -125,7 +125,7 @@ class _Network:
 
 def plan_memory(
     stage: AnyStage,
-    workers: Workers,
+    workers: ResolvedWorkers,
     rollout: Rollout | None,
     policy: ModelShape,
     discriminator: ModelShape | None,
@@ -147,7 +147,7 @@ def plan_memory(
     return next((plan for plan in plans if plan.fits), plans[-1])
 
 
-def _choices(stage: AnyStage, workers: Workers, adversarial: bool) -> Iterator[Savings]:
+def _choices(stage: AnyStage, workers: ResolvedWorkers, adversarial: bool) -> Iterator[Savings]:
     """From the cheapest in time to the dearest: copies over the bus cost less than computing layers
     again."""
     policy = _allowed(stage.gradient_checkpointing)
@@ -170,7 +170,7 @@ def _allowed(saving: Saving) -> list[bool]:
 def _plan(
     savings: Savings,
     stage: AnyStage,
-    workers: Workers,
+    workers: ResolvedWorkers,
     rollout: Rollout | None,
     policy_shape: ModelShape,
     opponent_shape: ModelShape | None,

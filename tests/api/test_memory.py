@@ -28,7 +28,7 @@ def needed(
     rollout: Rollout | None = None,
 ) -> MemoryPlan:
     """For a 4B policy and, in alignment, a discriminator of the 2B shape."""
-    workers = Workers(gpus_per_replica=gpus, engine=engine)
+    workers = Workers(gpus_per_replica=gpus, engine=engine).resolved()
     return plan_memory(stage, workers, rollout, shape("4B"), shape("2B"), memory)
 
 
@@ -82,7 +82,7 @@ def test_copies_are_tried_before_layers_are_computed_twice() -> None:
 
 
 def test_the_control_has_no_discriminator() -> None:
-    workers = Workers(gpus_per_replica=1)
+    workers = Workers(gpus_per_replica=1).resolved()
     plan = plan_memory(align(objective="supervised"), workers, None, shape("4B"), None, H200)
     assert list(plan.phases) == ["policy update"]
 

@@ -14,7 +14,8 @@ from prism_api.run import PrismRun
 from prism_api.stage_config import StageConfig
 from prism_api.uris import file_uri
 from prism_operator.planning.plan import plan
-from prism_trainer.stages import run as run_module
+from prism_trainer import preflight
+from prism_trainer.data.sampler import draw_at
 from prism_trainer.stages.run import run_stage
 from row_builders import a_demonstration, a_png, a_prompt_row, write_jsonl
 from run_builders import UID, Changes, a_plan, a_small_document
@@ -90,6 +91,27 @@ def test_bad_heldout_rows_are_found_before_the_training(
     assert not (tmp_path / "work/progress.json").exists()
 
 
+@pytest.mark.slow
+def test_a_bad_row_that_no_step_uses_is_found_before_the_training_unless_the_data_was_checked(
+    tmp_path: Path, digits_folder: Path
+) -> None:
+    question = {"role": "user", "content": "What?"}
+    row = a_demonstration(images=[], messages=[question, a_demonstration()["messages"][-1]])
+    rows = [dict(row) for _ in range(64)]
+    unused = max(set(range(64)) - {draw_at(64, 0, "sft", position) for position in range(4)})
+    rows[unused] = {"images": []}
+    path = write_jsonl(tmp_path / "sft.jsonl", rows)
+    changes = {DATA: [{"uri": file_uri(path)}], "spec.stages.sft.steps": 1}
+    config = a_config(tmp_path, digits_folder, changes)
+
+    done, outcome = launched(tmp_path, config)
+
+    assert done.returncode == 65, done.stderr
+    assert f"{path} row {unused}: " in outcome["message"]
+    assert not (tmp_path / "work/progress.json").exists()
+    assert launch(tmp_path / "stage.json", tmp_path / "work", "--checked").returncode == 0
+
+
 def test_a_missing_checkpoint_of_the_stage_before_ends_with_74(
     tmp_path: Path, digits_folder: Path
 ) -> None:
@@ -104,20 +126,30 @@ def test_a_missing_checkpoint_of_the_stage_before_ends_with_74(
 def test_an_engine_that_is_not_installed_is_named(
     tmp_path: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
     config = a_config(tmp_path, digits_folder, {"spec.workers": {"engine": "deepspeed-zero3"}})
 
     with pytest.raises(SpecError, match="needs the package deepspeed") as caught:
         run_stage(config, tmp_path)
 
-    assert [problem.path for problem in caught.value.problems] == ["workers.engine"]
+    assert [problem.path for problem in caught.value.problems] == ["stages.sft.workers.engine"]
     assert caught.value.exit_code == 64
+
+
+def test_more_gpus_than_the_machine_has_end_with_64(tmp_path: Path, digits_folder: Path) -> None:
+    """One pod with two GPUs is two processes here."""
+    changes = {"spec.workers": {"engine": "replicated", "gpusPerReplica": 2}}
+
+    done, outcome = launched(tmp_path, a_config(tmp_path, digits_folder, changes))
+
+    assert done.returncode == 64, done.stderr
+    assert "2 GPUs are needed here, this machine has 0; ask for fewer" in outcome["message"]
 
 
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"spec.rollout": {"backend": "vllm"}}, "rollout.backend"),
+        ({"spec.rollout": {"backend": "vllm"}}, "stages.align.rollout.backend"),
         (
             {"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}},
             "stages.align.discriminator.warmup.data",
@@ -137,7 +169,7 @@ def test_so_does_what_alignment_cannot_do_yet(tmp_path: Path, changes: Changes, 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "is not JSON"),
+        ("", "is empty"),
         ('{"schemaVersion": 1', "is not JSON"),
         ("{}", "run: is missing"),
         ("[]", "give a mapping of fields"),

@@ -14,6 +14,7 @@ from engine_cases import context_of
 from model_builders import build_groups, build_model, build_policy, packed
 from prism_api import stages
 from prism_api.optimization import Optimization
+from prism_api.resources import Precision
 from prism_trainer.discriminator.discriminator import Discriminator
 from prism_trainer.discriminator.model import upcycle
 from prism_trainer.distributed import Ranks
@@ -39,7 +40,7 @@ def gpu() -> Ranks:
     return Ranks(device=torch.device("cuda"))
 
 
-def policy_of(precision: str, offload: bool = False, recompute: bool = False) -> Policy:
+def policy_of(precision: Precision, offload: bool = False, recompute: bool = False) -> Policy:
     model = packed(build_model()).train().cuda()
     if recompute:
         checkpoint_layers(model)
@@ -73,7 +74,7 @@ def test_losses_in_bfloat16_are_near(on_cpu: list[float]) -> None:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2)])
-def test_states_on_the_host_change_nothing(precision: str, tolerance: float) -> None:
+def test_states_on_the_host_change_nothing(precision: Precision, tolerance: float) -> None:
     """But for the order of sums on a GPU, which is not always the same."""
     kept, moved = policy_of(precision), policy_of(precision, offload=True)
     assert losses_of(moved) == pytest.approx(losses_of(kept), rel=tolerance)
@@ -95,7 +96,7 @@ def test_recomputed_layers_change_next_to_nothing() -> None:
 
 
 def test_the_discriminator_plays_in_half_precision() -> None:
-    def losses(ranks: Ranks, precision: str) -> list[float]:
+    def losses(ranks: Ranks, precision: Precision) -> list[float]:
         settings = stages.Discriminator(load_balance_coef=0.1)
         model = decided(upcycle(build_model(), settings, 4)).train().to(ranks.device)
         network = Discriminator(model, settings, ranks, precision, 120, "fsdp2")

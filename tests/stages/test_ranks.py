@@ -1,7 +1,8 @@
 """Two processes under torchrun learn what one process learns, under every engine.
 
 The same global batch, in float32: losses and all other metrics of every iteration agree to 1e-5.
-DAPO is not compared: each process fills its own share of the batch with informative groups.
+DAPO is compared with itself only: each process fills its own share of the batch with informative
+groups.
 """
 
 import os
@@ -17,18 +18,25 @@ from prism_api.resources import DataSource, Engine, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
 from prism_api.stages import Lora
+from rlvr_builders import dapo_stage
 from stage_builders import (
     Finished,
+    Row,
     align_stage,
     rlvr_stage,
     run_to_end,
     sft_stage,
     stage_config,
+    teacher_parts,
+    with_long_prompt,
+    write_rows,
 )
 
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
+SHARED: tuple[Engine, ...] = ("replicated", "fsdp2")
+UNEVEN = ("align-uneven", "align-supervised", "grpo-uneven")
 RUNS: list[tuple[Engine, str]] = [
     ("replicated", "sft"),
     ("replicated", "align-learned"),
@@ -38,15 +46,28 @@ RUNS: list[tuple[Engine, str]] = [
     ("fsdp2", "align-segment"),
     ("fsdp2", "grpo"),
     ("fsdp2", "grpo-lora"),
+    *[(engine, name) for engine in SHARED for name in UNEVEN],
 ]
-RESUMED: list[tuple[Engine, str]] = [("fsdp2", "align-segment"), ("fsdp2", "grpo-lora")]
+ALONE: list[tuple[Engine, str]] = [(engine, "dapo") for engine in SHARED]
+"""Compared with themselves only."""
+RESUMED: list[tuple[Engine, str]] = [("fsdp2", "align-segment"), ("fsdp2", "grpo-lora"), *ALONE]
 if find_spec("deepspeed"):
     RUNS += [("deepspeed-zero2", "align-segment"), ("deepspeed-zero3", "grpo-lora")]
     RESUMED += [("deepspeed-zero2", "align-segment"), ("deepspeed-zero3", "grpo-lora")]
 
 
 @pytest.fixture(scope="module")
-def stages(demos: DataSource, teachers: DataSource, prompts: DataSource) -> dict[str, AnyStage]:
+def uneven(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataSource:
+    """Every third prompt is too long: of a batch of two, one process has none left."""
+    mixed = [row if i % 3 else with_long_prompt(row) for i, row in enumerate(rows)]
+    path = tmp_path_factory.mktemp("uneven") / "prompts.parquet"
+    return write_rows(path, [teacher_parts(row) for row in mixed])
+
+
+@pytest.fixture(scope="module")
+def stages(
+    demos: DataSource, teachers: DataSource, prompts: DataSource, uneven: DataSource
+) -> dict[str, AnyStage]:
     lora = Lora(rank=4)
     return {
         "sft": sft_stage(demos, steps=5, max_tokens_per_pack=150),
@@ -57,6 +78,10 @@ def stages(demos: DataSource, teachers: DataSource, prompts: DataSource) -> dict
         ),
         "grpo-lora": rlvr_stage(prompts, learning_rate=1e-3, kl_coef=0.01, lora=lora),
         "gspo": rlvr_stage(prompts, algorithm="gspo", steps=3, learning_rate=1e-4),
+        "dapo": dapo_stage(prompts),
+        "align-uneven": align_stage(uneven, batch_size=2),
+        "align-supervised": align_stage(uneven, batch_size=2, objective="supervised"),
+        "grpo-uneven": rlvr_stage(uneven, learning_rate=1e-4, batch_size=2, mini_batches=2),
     }
 
 
@@ -81,7 +106,11 @@ def config_of(
 def run_processes(command: list[str]) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,  # processes that wait for each other wait for ever
     )
     assert done.returncode == 0, done.stderr
 
@@ -100,11 +129,12 @@ def by_two(
     """Every run by two processes, whole or resumed; all but the first share one torchrun."""
     root = tmp_path_factory.mktemp("two")
     found = {}
-    for kind, runs in {"whole": RUNS, "resumed": RESUMED}.items():
+    for kind, runs in {"whole": [*RUNS, *ALONE], "resumed": RESUMED}.items():
         for engine, name in runs:
             folder = root / f"{engine}-{name}-{kind}"
             config = config_of(stages[name], talker, prompts, folder, 2, engine)
             if kind == "resumed":
+                # An iteration that has just made a checkpoint.
                 (folder / "stop-after").write_text("2")
             found[engine, name, kind] = finished(config, 1 if kind == "whole" else 2)
     first, *others = [str(path) for path in root.iterdir() if path.name != "replicated-sft-whole"]
@@ -128,6 +158,7 @@ def by_one(
     return {
         name: run_to_end(config_of(stage, talker, prompts, root / name, 1), root / name)
         for name, stage in stages.items()
+        if name != "dapo"
     }
 
 
@@ -140,6 +171,7 @@ def test_two_processes_have_the_metrics_and_weights_of_one(
 ) -> None:
     one, two = by_one[name], by_two[engine, name, "whole"]
     assert len(two.history()) == len(one.history()) >= 3
+    assert (1.0 in two.column("dropped_samples")) == (name in UNEVEN)
     for ours, theirs in zip(two.history(), one.history(), strict=True):
         assert ours.pop("phase") == theirs.pop("phase")
         # Absolute for what is of size one or less (losses, rates), relative beyond.
@@ -156,7 +188,9 @@ def test_two_processes_have_the_metrics_and_weights_of_one(
 def test_a_resumed_run_ends_bitwise_where_an_undisturbed_one_ends(
     engine: Engine, name: str, by_two: dict[tuple[Engine, str, str], Finished]
 ) -> None:
+    """DAPO: each process with a surplus of its own."""
     whole, resumed = (by_two[engine, name, kind] for kind in ("whole", "resumed"))
+    assert len(resumed.history()) >= 4
     assert resumed.history() == whole.history()
     ours, theirs = resumed.tensors(), whole.tensors()
     assert ours.keys() == theirs.keys()

@@ -31,8 +31,10 @@ from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.generation.generator import InProcessGenerator
 from prism_trainer.losses.policy import objective_of
 from prism_trainer.rollouts import Completion, Request, SamplingParams
+from prism_trainer.stages.policy_update import PolicyUpdate
 from prism_trainer.stages.program import StageContext
-from prism_trainer.stages.sampling import PolicyUpdate, SampledGroup
+from prism_trainer.stages.prompts import Draw
+from prism_trainer.stages.sampling import SampledGroup
 from prism_trainer.stages.sft import supervised_update
 
 T = TypeVar("T")
@@ -148,8 +150,8 @@ def _sampled(group: Group) -> SampledGroup:
     completions = tuple(
         Completion(c, np.zeros(len(c), np.float32), True, 0) for c in group.continuations
     )
-    row = Row("file row 0", "0", (), ())
-    return SampledGroup(row, 0, group.prompt, completions, ("",) * len(completions))
+    draw = Draw(0, 0, Row("file row 0", "0", (), ()), group.prompt)
+    return SampledGroup(draw, completions, ("",) * len(completions))
 
 
 def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
@@ -165,11 +167,11 @@ def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
         torch.linspace(-1, 1, len(g.completions) + 1, dtype=torch.float64)[1:] for g in groups
     ]
     update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
-    # Every process has the same number of groups in a stage; here the second one repeats some.
-    mine = groups if ranks.is_first else (groups * 3)[:3]
-    old = update.old_logprobs(mine)
+    old = update.current_logprobs(groups)
     for step in range(2):
-        outcome.after(policy, update.run(groups, advantages, step, old).step)
+        report = update.run(groups, advantages, step, old)
+        assert report is not None
+        outcome.after(policy, report.step)
     return outcome
 
 
@@ -196,7 +198,8 @@ def adapted(engine: Engine, ranks: Ranks) -> Outcome:
     update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
     for step in range(STEPS):
         report = update.run(groups, advantages, step)
-        outcome.values[f"kl {step}"] = torch.tensor(report.kl)
+        assert report is not None
+        outcome.values[f"kl {step}"] = torch.tensor(report.kl / report.tokens)
         outcome.after(policy, report.step)
     return outcome
 

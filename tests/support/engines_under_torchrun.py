@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 
 from engine_cases import CASES
-from prism_api.resources import Engine
+from prism_api.resources import Engine, Workers
 from prism_trainer import distributed
 
 
@@ -25,7 +25,7 @@ def shard_everything() -> None:
 if __name__ == "__main__":
     engine, out = sys.argv[1], Path(sys.argv[2])
     assert engine in get_args(Engine)
-    ranks = distributed.join(threads=1)
+    ranks = distributed.join(Workers())
     if engine.startswith("deepspeed"):
         patch("deepspeed.comm.torch.build_shm_op", lambda: None).start()
         shard_everything()

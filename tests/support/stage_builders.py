@@ -23,9 +23,9 @@ from prism_api.resources import (
     Engine,
     Evaluation,
     ModelSource,
+    ResolvedWorkers,
     Retention,
     Rollout,
-    Workers,
 )
 from prism_api.run import AnyStage
 from prism_api.stage_config import RunRef, StageConfig
@@ -64,6 +64,12 @@ def teacher_parts(row: Row) -> Row:
 def with_truth(row: Row, truth: str) -> Row:
     """The row with another gold answer."""
     return {**row, "reward_model": {"ground_truth": truth, "style": "rule"}}
+
+
+def with_long_prompt(row: Row) -> Row:
+    """The row with a question beyond the length limit of the stages below."""
+    turns = [{**turn, "content": turn["content"] + " and" * 80} for turn in row["prompt"]]
+    return {**row, "prompt": turns}
 
 
 def read_rows(digits: Path, count: int, start: int = 0) -> list[Row]:
@@ -168,7 +174,7 @@ def stage_config(
         init_from=None,
         stage_uri=f"file://{folder}/store/{kind}",
         stages=Stages.model_construct(None, **{kind: stage}),
-        workers=Workers(replicas=replicas, engine=engine, precision="fp32"),
+        workers=ResolvedWorkers(replicas=replicas, engine=engine, precision="fp32"),
         rollout=Rollout(backend="inprocess"),
         evaluation=evaluation,
         retention=Retention(keep_last=2),
@@ -232,7 +238,7 @@ class Finished:
 
     def column(self, name: str, phase: str = "train") -> list[float]:
         """One metric over the steps of a phase."""
-        return [row[name] for row in self.history() if row["phase"] == phase]
+        return [row[name] for row in self.history() if row["phase"] == phase and name in row]
 
     def result(self) -> Row:
         """The stage's result."""

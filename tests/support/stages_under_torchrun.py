@@ -7,20 +7,16 @@ cannot join twice.
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 from prism_api.base import parse_json
+from prism_api.resources import Workers
 from prism_api.stage_config import StageConfig
 from prism_trainer import distributed
 from prism_trainer.stages import run as run_module
 from prism_trainer.stages.run import run_stage
-
-
-def stop_after(iterations: int) -> Callable[[], bool]:
-    asked = iter(range(iterations + 1))
-    return lambda: next(asked) == iterations
+from stage_builders import stop_after
 
 
 def run(folder: Path) -> None:
@@ -43,8 +39,8 @@ def prepare(folders: list[Path]) -> None:
 if __name__ == "__main__":
     folders = [Path(argument) for argument in sys.argv[1:]]
     prepare(folders)
-    ranks = distributed.join(threads=1)
-    with patch.multiple(distributed, join=lambda threads: ranks, leave=lambda: None):
+    ranks = distributed.join(Workers())
+    with patch.multiple(distributed, join=lambda workers: ranks, leave=lambda: None):
         for folder in folders:
             run(folder)
     distributed.leave()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prism_api.errors import PrismError
 from prism_trainer.digits.folder import About, ensure_folder
+from prism_trainer.process import die_with_parent, inherited_ancestor
 
 DESCRIPTION = """\
 Make the quickstart's inputs: a tiny Qwen3-VL with random weights, and questions about pictures of
@@ -62,4 +63,5 @@ def _seed(text: str) -> int:
 
 
 if __name__ == "__main__":
+    die_with_parent(inherited_ancestor())
     sys.exit(main())

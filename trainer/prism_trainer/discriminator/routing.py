@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, one_hot
 
 from prism_api.stages import Discriminator
 
@@ -36,11 +36,13 @@ class RoutingContext:
             self.probabilities[layer] = probabilities[: self._counted]
             self.choices[layer] = choices[: self._counted]
 
-    def choice_counts(self) -> Tensor:
-        """How often each expert was chosen, [layers, experts]."""
+    def choice_counts(self, weights: Tensor) -> Tensor:
+        """How often each expert was chosen, [layers, experts]; weights [tokens] are how many tokens
+        each one stands for."""
         experts = self.probabilities[0].shape[1]
-        counts = [torch.bincount(c.flatten(), minlength=experts) for c in self.choices.values()]
-        return torch.stack(counts)
+        every = self.choices.values()
+        chosen = [one_hot(choices, experts).sum(1).double() for choices in every]
+        return torch.stack([weights.double() @ tokens for tokens in chosen])
 
 
 class Router(nn.Module):
@@ -59,7 +61,8 @@ class Router(nn.Module):
         logits = linear(hidden.reshape(-1, self.weight.shape[1]), self.weight)
         if self._context.allowed is not None:
             logits = logits.masked_fill(~self._context.allowed, -torch.inf)
-        probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+        at_least_single = torch.promote_types(logits.dtype, torch.float32)
+        probabilities = torch.softmax(logits, dim=-1, dtype=at_least_single)
         values, indices = torch.topk(probabilities, self.top_k, dim=-1)
         self._context.record(self._layer, probabilities, indices)
         return logits, (values / values.sum(-1, keepdim=True)).to(logits.dtype), indices

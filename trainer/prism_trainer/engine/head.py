@@ -11,13 +11,15 @@ _CHUNK_ELEMENTS = 1 << 25
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 whatever surrounds it, for outputs whose small
-    differences count; engines leave its weight in float32."""
+    """A linear layer that computes in float32 (or more, if its weight has more) whatever surrounds
+    it, for outputs whose small differences count; engines leave its weight in float32."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)
         """See nn.Linear."""
         with torch.autocast(input.device.type, enabled=False):
-            return linear(input.float(), self.weight, self.bias)
+            dtype = torch.promote_types(self.weight.dtype, torch.float32)
+            bias = None if self.bias is None else self.bias.to(dtype)
+            return linear(input.to(dtype), self.weight.to(dtype), bias)
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

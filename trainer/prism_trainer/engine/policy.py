@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prism_api.optimization import Optimization
-from prism_api.resources import Engine
+from prism_api.resources import Engine, Precision
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.attention import KeyValueSink
 from prism_trainer.engine.head import token_logprobs
@@ -75,13 +75,13 @@ class Network:
         self,
         model: Any,
         ranks: Ranks,
-        precision: str,
+        precision: Precision,
         max_tokens: int,
         engine: Engine = "replicated",
     ) -> None:
         self.model: Any = model
         self.ranks, self.max_tokens = ranks, max_tokens
-        self.half_precision = precision == "bf16" and ranks.device.type == "cuda"
+        self.half_precision = precision == "bf16"
         self.adapters = Adapters(model)
         self._trained = list(trained(model))
         self.sharding = shard(model, engine, self.half_precision, ranks)
@@ -170,7 +170,7 @@ class Policy(Network):
 
     def initial_logprobs(self, pack: Pack, temperature: float = 1.0) -> Tensor:
         """Those of the policy without its adapters, without gradient."""
-        with torch.no_grad(), self.adapters.off():
+        with torch.no_grad(), self.autocast(), self.adapters.off():
             return self.logprobs(pack, temperature)[0]
 
     def detached_logprobs(self, packs: Sequence[Pack], temperature: float = 1.0) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """InProcessGenerator: the RolloutClient that samples in the trainer's own process."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prism_trainer.engine.policy import Policy
+from prism_trainer.generation.cache import bytes_per_sequence, sequences_that_fit, usable_bytes
 from prism_trainer.generation.decoder import Decoder, prefill
 from prism_trainer.generation.weights import DecoderWeights, snapshot
 from prism_trainer.rollouts import Completion, Request, SamplingParams
@@ -32,43 +34,64 @@ class InProcessGenerator:
     ) -> list[list[Completion]]:
         """See RolloutClient.generate."""
         wanted = [(i, seed) for i, request in enumerate(requests) for seed in request.seeds]
-        size = self._batch_size
-        batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
         results: list[list[Completion]] = [[] for _ in requests]
-        with torch.no_grad(), self._policy.autocast():
+        if not wanted and not self._policy.sharding.in_step:
+            return results
+        with torch.no_grad(), self._autocast():
             weights = snapshot(self._policy, self._compute_dtype())
+            size = self._sequences_at_once(weights, requests, len(wanted), params)
+            batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
             for batch in self._policy.in_step(batches, []):
-                if not batch:
-                    prefill(self._policy, [], [])
-                    continue
-                completions = self._decode_batch(requests, batch, weights, params)
+                completions = self._decode_batch(weights, requests, batch, params)
                 for (i, _), completion in zip(batch, completions, strict=True):
                     results[i].append(completion)
         return results
 
+    def _sequences_at_once(
+        self,
+        weights: DecoderWeights,
+        requests: Sequence[Request],
+        wanted: int,
+        params: SamplingParams,
+    ) -> int:
+        """As many as are wanted, allowed, and fit into memory if all reach the length limit."""
+        longest = max((len(r.prompt.token_ids) for r in requests), default=0)
+        slots = longest + params.max_tokens
+        size = bytes_per_sequence(weights, slots)
+        usable = usable_bytes(self._policy.ranks.device)
+        return sequences_that_fit(min(max(1, wanted), self._batch_size), size, usable)
+
     def _decode_batch(
         self,
+        weights: DecoderWeights,
         requests: Sequence[Request],
         batch: Sequence[tuple[int, int]],
-        weights: DecoderWeights,
         params: SamplingParams,
     ) -> list[Completion]:
-        used = sorted({i for i, _ in batch})
-        place = {i: n for n, i in enumerate(used)}
-        device = self._policy.ranks.device
+        """Complete the sequences of a batch; an empty one takes part in the others' passes."""
+        if not batch:
+            assert not list(prefill(self._policy, [])), "no prompts, no packs"
+            return []
+        samples = Counter(i for i, _ in batch)
         decoder = Decoder(
             self._policy,
             weights,
-            [requests[i].prompt for i in used],
-            torch.tensor([place[i] for i, _ in batch], device=device),
+            [requests[i].prompt for i in samples],
+            list(samples.values()),
             params.max_tokens,
         )
         uniforms = None
         if params.temperature > 0:
             draws = [numpy_generator(seed).random(params.max_tokens) for _, seed in batch]
-            uniforms = torch.from_numpy(np.stack(draws)).to(device)
+            uniforms = torch.from_numpy(np.stack(draws)).to(self._policy.ranks.device)
         tokens, logprobs, lengths = self._loop(decoder, uniforms, params, len(batch))
         return self._completions(tokens, logprobs, lengths)
+
+    def _autocast(self) -> torch.autocast:
+        """Decoding casts for each product, also where the engine's passes need no autocast: its
+        matrices are in half precision, what they add to is in float32."""
+        device = self._policy.ranks.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self._policy.half_precision)
 
     def _compute_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self._policy.half_precision else torch.float32

@@ -27,10 +27,10 @@ class StageLoop:
         self._context, self._program, self._store = context, program, store
         self._stop_requested = stop_requested
         self._checkpoints = Checkpoints(context, store)
-        self._position, self._history = Position(), History()
-        self._saved: CheckpointRef | None = None
-        """The last checkpoint; only the first process knows its reference."""
+        self._checkpoint: CheckpointRef | None = None
+        """The last one; only the first process knows its reference."""
         self._saved_at = -1
+        self._position, self._history = Position(), History()
         total = sum(phase.steps for phase in program.phases)
         self._total = total
         path = context.work_folder / "progress.json"
@@ -47,8 +47,7 @@ class StageLoop:
             self._iterate()
             if self._position.iteration % every == 0 or self._position.iteration == self._total:
                 self._save()
-        self._finish()
-        return True
+        return self._finish()
 
     def _resume(self) -> None:
         checkpoint = self._checkpoints.find()
@@ -56,14 +55,14 @@ class StageLoop:
             return
         self._position, self._history = restore(checkpoint, self._context, self._program)
         self._context.client.update_weights(self._position.weight_version)
-        self._saved, self._saved_at = checkpoint.ref, self._position.iteration
+        self._checkpoint, self._saved_at = checkpoint.ref, self._position.iteration
 
     def _iterate(self) -> None:
         started = time.monotonic()
         phase, step = self._place()
         metrics = self._program.iterate(phase.name, step)
-        if phase.name == "train":
-            self._position.weight_version += 1
+        if phase.policy_steps:
+            self._position.weight_version += phase.policy_steps
             self._context.client.update_weights(self._position.weight_version)
         seconds = time.monotonic() - started
         self._position.seconds += seconds
@@ -83,23 +82,34 @@ class StageLoop:
         raise AssertionError("the loop ends with the last phase")
 
     def _save(self) -> None:
-        """Unless it is done already; all processes decide alike, for all take part in saving."""
-        if self._saved_at != self._position.iteration:
-            self._saved = self._checkpoints.save(self._program, self._position, self._history)
-            self._saved_at = self._position.iteration
+        """Make a checkpoint unless this iteration has one; all processes decide alike, for all take
+        part in it."""
+        if self._saved_at == self._position.iteration:
+            return
+        self._checkpoint = self._checkpoints.save(self._program, self._position, self._history)
+        self._saved_at = self._position.iteration
 
-    def _finish(self) -> None:
+    def _finish(self) -> bool:
+        """Evaluate and report, unless asked to stop before: the final checkpoint is there, and who
+        resumes has only this left to do."""
         context, config = self._context, self._context.config
         evaluation = None
         samples: list[dict[str, object]] = []
         if config.evaluation is not None:
             self._progress.report(self._total, "evaluate", 0, 1, {})
-            evaluation, samples = evaluate(
-                config.evaluation, context.encoder, context.client, context.ranks
+            evaluated = evaluate(
+                config.evaluation,
+                context.encoder,
+                context.client,
+                context.ranks,
+                self._stop_requested,
             )
+            if evaluated is None:
+                return False
+            evaluation, samples = evaluated
         if not context.ranks.is_first:
-            return
-        assert self._saved is not None, "the last iteration made a checkpoint"
+            return True
+        assert self._checkpoint is not None, "the last iteration made a checkpoint"
         result = StageResult(
             run=config.run,
             kind=config.kind,
@@ -107,10 +117,11 @@ class StageLoop:
             config_hash=config.config_hash,
             steps=self._position.weight_version,
             seconds=self._position.seconds,
-            checkpoint=self._saved,
+            checkpoint=self._checkpoint,
             evaluation=evaluation,
         )
         self._report(result, samples)
+        return True
 
     def _report(self, result: StageResult, samples: list[dict[str, object]]) -> None:
         """The result goes last: who sees it finds everything else."""

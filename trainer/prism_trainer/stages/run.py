@@ -1,10 +1,8 @@
 """Builds a stage from its config and runs it: the one place that knows which program is which."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
-from prism_api.errors import FieldProblem, SpecError
 from prism_api.resources import Rollout
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
@@ -12,19 +10,20 @@ from prism_api.uris import file_uri
 from prism_store.checkpoints import read_checkpoint
 from prism_store.store import open_store
 from prism_trainer import distributed
+from prism_trainer.attempt import STOP_FILE
 from prism_trainer.data.encoder import Encoder
-from prism_trainer.data.rows import Dataset
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.lora import add_adapters
 from prism_trainer.engine.policy import Policy
 from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.generation.generator import InProcessGenerator
-from prism_trainer.launch import STOP_FILE
 from prism_trainer.models import load_policy
+from prism_trainer.preflight import check_supported
 from prism_trainer.resume import EXPORT
 from prism_trainer.rollouts import RolloutClient
 from prism_trainer.savings import choose_savings
-from prism_trainer.stages.align import AlignProgram, SupervisedAlignProgram
+from prism_trainer.stages.align import AlignProgram
+from prism_trainer.stages.align_supervised import SupervisedAlignProgram
 from prism_trainer.stages.loop import StageLoop
 from prism_trainer.stages.program import StageContext, StageProgram
 from prism_trainer.stages.rlvr import RlvrProgram
@@ -33,9 +32,8 @@ from prism_trainer.stages.sft import SftProgram
 
 def run_stage(config: StageConfig, work_folder: Path) -> bool:
     """Run one attempt to its end (true) or until it was asked to stop and has saved (false)."""
-    _check_supported(config)
-    _check_evaluation(config)
-    ranks = distributed.join(config.workers.threads_per_process)
+    check_supported(config)
+    ranks = distributed.join(config.workers)
     try:
         context = build_context(config, ranks, work_folder)
         loop = StageLoop(
@@ -86,43 +84,6 @@ def build_program(context: StageContext) -> StageProgram:
     if stage.objective == "supervised":
         return SupervisedAlignProgram(context, stage)
     return AlignProgram(context, stage)
-
-
-def _check_supported(config: StageConfig) -> None:
-    """Refuse before anything is loaded what this trainer cannot do."""
-    problems = []
-    if config.rollout is not None and config.rollout.backend == "vllm":
-        remedy = "set rollout: {backend: inprocess}"
-        problems.append(
-            FieldProblem("rollout.backend", "vllm is not available to this trainer", remedy)
-        )
-    if config.workers.engine.startswith("deepspeed"):
-        problems += _deepspeed_problems(config)
-    stage = config.stage
-    if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
-        path = "stages.align.discriminator.warmup.data"
-        remedy = "leave it out: pairs are then sampled from the policy"
-        problems.append(FieldProblem(path, "is not available to this trainer", remedy))
-    if problems:
-        raise SpecError(problems)
-
-
-def _deepspeed_problems(config: StageConfig) -> list[FieldProblem]:
-    engine, stage, remedy = config.workers.engine, config.stage, "set workers.engine: fsdp2"
-    problems = []
-    if find_spec("deepspeed") is None:
-        problem = f"{engine} needs the package deepspeed, which is not installed"
-        problems.append(FieldProblem("workers.engine", problem, f"install it, or {remedy}"))
-    if isinstance(stage, AlignStage) and stage.offload_optimizer == "always":
-        problem = f"is not available with {engine}"
-        problems.append(FieldProblem("stages.align.offloadOptimizer", problem, remedy))
-    return problems
-
-
-def _check_evaluation(config: StageConfig) -> None:
-    """Bad held-out rows are found before the training that they would make pointless."""
-    if config.evaluation is not None:
-        Dataset([config.evaluation.data], "truth")
 
 
 def _stop(work_folder: Path) -> Callable[[], bool]:
