@@ -144,6 +144,20 @@ def frozen_tower(engine: Engine, ranks: Ranks) -> Outcome:
     return outcome
 
 
+def tied(engine: Engine, ranks: Ranks) -> Outcome:
+    """The head is the embedding, as in the smaller published models."""
+    model = packed(build_model()).train()
+    model.config.tie_word_embeddings = True
+    model.lm_head.weight = model.model.language_model.embed_tokens.weight
+    policy, outcome = Policy(model, ranks, "fp32", MAX_TOKENS, engine), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    for step in range(STEPS):
+        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
+        outcome.after(policy, report)
+    assert "lm_head.weight" not in outcome.weights
+    return outcome
+
+
 def _sampled(group: Group) -> SampledGroup:
     completions = tuple(
         Completion(c, np.zeros(len(c), np.float32), True, 0) for c in group.continuations
@@ -165,9 +179,7 @@ def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
         torch.linspace(-1, 1, len(g.completions) + 1, dtype=torch.float64)[1:] for g in groups
     ]
     update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
-    # Every process has the same number of groups in a stage; here the second one repeats some.
-    mine = groups if ranks.is_first else (groups * 3)[:3]
-    old = update.old_logprobs(mine)
+    old = update.old_logprobs(groups)
     for step in range(2):
         outcome.after(policy, update.run(groups, advantages, step, old).step)
     return outcome
@@ -244,6 +256,7 @@ CASES: dict[str, Case] = {
     "recomputed": recomputed,
     "supervised by one": supervised_by_one,
     "frozen tower": frozen_tower,
+    "tied": tied,
     "reinforced": reinforced,
     "adapted": adapted,
     "adversarial": adversarial,

@@ -124,13 +124,14 @@ class PolicyUpdate:
     def old_logprobs(self, groups: Sequence[SampledGroup]) -> dict[int, Tensor]:
         """The current policy's log-probabilities per group (by identity), for ratios of
         later steps."""
-        result = {}
-        for group in groups:
-            packs = self._context.policy.packs([_training_group(group)])
-            result[id(group)] = torch.cat(
-                self._context.policy.detached_logprobs(packs, self._settings.temperature)
-            )
-        return result
+        policy = self._context.policy
+        packs = policy.packs([_training_group(group) for group in groups])
+        parts = policy.detached_logprobs(packs, self._settings.temperature)
+        sizes = [sum(len(c.tokens) for c in group.completions) for group in groups]
+        if not groups:
+            return {}
+        by_group = torch.cat(parts).split(sizes)
+        return {id(group): part for group, part in zip(groups, by_group, strict=True)}
 
     def run(
         self,
