@@ -49,11 +49,10 @@ class StageLoop:
 
     def _resume(self) -> CheckpointRef | None:
         checkpoint = self._checkpoints.find()
-        if checkpoint is None:
-            return None
-        self._position, self._history = restore(checkpoint, self._context, self._program)
+        if checkpoint is not None:
+            self._position, self._history = restore(checkpoint, self._context, self._program)
         self._context.client.update_weights(self._position.weight_version)
-        return checkpoint.ref
+        return checkpoint.ref if checkpoint else None
 
     def _iterate(self) -> None:
         started = time.monotonic()

@@ -1,10 +1,14 @@
 """Builds a stage from its config and runs it: the one place that knows which program is which."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import torch
 
 from prism_api.errors import FieldProblem, SpecError
 from prism_api.resources import Rollout
+from prism_api.rollout import URLS_VARIABLE, read_token
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
 from prism_api.uris import file_uri
@@ -20,6 +24,8 @@ from prism_trainer.launch import STOP_FILE
 from prism_trainer.models import load_policy
 from prism_trainer.resume import EXPORT
 from prism_trainer.rollouts import RolloutClient
+from prism_trainer.rollouts.publish import Publisher
+from prism_trainer.rollouts.vllm_client import Servers, VllmClient
 from prism_trainer.stages.align import AlignProgram, SupervisedAlignProgram
 from prism_trainer.stages.loop import StageLoop
 from prism_trainer.stages.program import StageContext, StageProgram
@@ -54,15 +60,32 @@ def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> Stage
     precision = config.workers.precision
     policy = Policy(loaded.model, ranks, precision, stage.max_tokens_per_pack)
     encoder = Encoder(loaded.processor, loaded.model.config.image_token_id)
-    client = _rollout_client(config.rollout, policy, encoder)
+    client = _rollout_client(config, policy, encoder, work_folder)
     return StageContext(
         config, ranks, policy, loaded.processor, encoder, client, initial, work_folder
     )
 
 
-def _rollout_client(rollout: Rollout | None, policy: Policy, encoder: Encoder) -> RolloutClient:
+def _rollout_client(
+    config: StageConfig, policy: Policy, encoder: Encoder, work_folder: Path
+) -> RolloutClient:
     """SFT has no rollout settings; its evaluation decodes in process."""
-    return InProcessGenerator(policy, encoder.eos_id, (rollout or Rollout()).batch_size)
+    rollout = config.rollout
+    if rollout is None or rollout.backend == "inprocess":
+        return InProcessGenerator(policy, encoder.eos_id, (rollout or Rollout()).batch_size)
+    dtype = torch.bfloat16 if policy.half_precision else torch.float32
+    store = open_store(config.stage_uri)
+    publisher = Publisher(store, config, policy.ranks, work_folder, dtype)
+    return VllmClient(rollout_servers(os.environ), policy.model, publisher)
+
+
+def rollout_servers(environment: Mapping[str, str]) -> Servers:
+    """The servers that whoever started the stage has started for it."""
+    urls = tuple(filter(None, environment.get(URLS_VARIABLE, "").split(",")))
+    if not urls:
+        remedy = "start rollout servers (`prism run` does), or set rollout: {backend: inprocess}"
+        raise SpecError([FieldProblem(URLS_VARIABLE, "names no rollout server", remedy)])
+    return Servers(urls, read_token(environment))
 
 
 def build_program(context: StageContext) -> StageProgram:
@@ -81,11 +104,12 @@ def build_program(context: StageContext) -> StageProgram:
 def _check_supported(config: StageConfig) -> None:
     """Refuse before anything is loaded what this trainer cannot do."""
     problems = []
-    if config.rollout is not None and config.rollout.backend == "vllm":
-        remedy = "set rollout: {backend: inprocess}"
-        problems.append(
-            FieldProblem("rollout.backend", "vllm is not available to this trainer", remedy)
-        )
+    rollout = config.rollout
+    if rollout is not None and rollout.backend == "vllm":
+        if rollout.weight_update not in ("auto", "reload"):
+            problem = f"{rollout.weight_update} is not available to this trainer"
+            problems.append(FieldProblem("rollout.weightUpdate", problem, "set auto or reload"))
+        rollout_servers(os.environ)
     if config.workers.engine == "fsdp2" and config.workers.world_size > 1:
         remedy = "set workers.engine: replicated, or use one process"
         problem = "fsdp2 over several processes is not available to this trainer"

@@ -67,10 +67,11 @@ class PromptSource:
     ) -> list[SampledGroup]:
         """`count` responses to each row's prompt, keyed by (run seed, key, row, response)."""
         seed = self._context.config.seed
-        prompts = self._prompts([self.data[index] for index in rows])
+        read = [self.data[index] for index in rows]
+        prompts = self._prompts(read)
         requests = [
-            Request(prompt, tuple(derive_seed(seed, *key, index, n) for n in range(count)))
-            for prompt, index in zip(prompts, rows, strict=True)
+            Request(prompt, tuple(derive_seed(seed, *key, index, n) for n in range(count)), row)
+            for prompt, index, row in zip(prompts, rows, read, strict=True)
         ]
         params = SamplingParams(self._settings.max_response_tokens, self._settings.temperature)
         groups = self._context.client.generate(requests, params)

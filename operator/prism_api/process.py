@@ -1,4 +1,4 @@
-"""Ties the processes of an attempt together: none outlives the one that started it."""
+"""Ties the processes of a run together: none outlives the one that started it."""
 
 import ctypes
 import signal
@@ -9,7 +9,8 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends (Linux; elsewhere it does nothing).
 
-    Otherwise trainers would go on, unseen, after a runner that was killed.
+    Otherwise trainers and servers would go on, unseen, after a runner that was killed. It survives
+    `exec`.
     """
     try:
         libc = ctypes.CDLL(None)
