@@ -14,6 +14,9 @@ STAGE_ORDER: tuple[StageKind, ...] = get_args(StageKind)
 MANIFEST_FILE = "manifest.json"
 RESULT_FILE = "result.json"
 
+ANCESTOR_VARIABLE = "PRISM_ANCESTOR_PID"
+"""Environment variable with the id of a process: those who inherit it end with that process."""
+
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """RFC 1123 label: what Kubernetes accepts as a name and what is safe in a path."""
 

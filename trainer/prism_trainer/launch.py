@@ -18,7 +18,7 @@ from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.stage_config import StageConfig
 from prism_store.store import store_errors
 from prism_trainer.outcome import Outcome, combined_outcome, reserve_space, write_last_words
-from prism_api.process import die_with_parent
+from prism_trainer.process import die_with_parent
 
 STOP_FILE = "stop"
 """Its existence in the work folder asks all processes to save themselves and end."""

@@ -15,7 +15,7 @@ from prism_api.exit_codes import ExitCode
 from prism_store.store import KEEP_FREE, is_full
 from prism_trainer.launch import read_config
 from prism_trainer.outcome import Outcome, write_outcome
-from prism_api.process import die_with_parent
+from prism_trainer.process import die_with_parent
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ from types import FrameType
 from prism_api.base import parse_json
 from prism_api.errors import FieldProblem, PrismError, RolloutError, SpecError
 from prism_api.exit_codes import PERMANENT, ExitCode
-from prism_api.process import die_with_parent
+from prism_api.names import ANCESTOR_VARIABLE
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.rollout import SERVED_MODEL, TOKEN_FILE_VARIABLE, URLS_VARIABLE
 from prism_api.stage_config import StageConfig
 from prism_api.stages import SftStage
@@ -38,9 +39,7 @@ _STOP_SECONDS = 10.0
 class ServerProcess:
     """A rollout server as a child of this process."""
 
-    def __init__(
-        self, arguments: Sequence[str], folder: Path, token_file: Path, port: int
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, token_file: Path, port: int) -> None:
         self._token_file = token_file
         self.url, self.log = f"http://127.0.0.1:{port}", folder / "log.txt"
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,11 +47,10 @@ class ServerProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "prism_rollout", *arguments, *where],
-                env={**os.environ, TOKEN_FILE_VARIABLE: str(token_file)},
+                env=_environment(token_file),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent,  # this process has one thread, so the hook is safe
             )
 
     @property
@@ -159,7 +157,7 @@ def main() -> None:
     parser.add_argument("--work-folder", type=Path, required=True, help="of the attempt")
     parser.add_argument("command", nargs="+", help="after --")
     arguments = parser.parse_args()
-    die_with_parent()
+    die_with_parent(inherited_ancestor())
     folder: Path = arguments.work_folder
     try:
         code = _Attempt(folder, arguments.command).run()
@@ -208,8 +206,7 @@ class _Attempt:
         urls = ",".join(server.url for server in servers)
         self._trainer = subprocess.Popen(
             self._command,
-            env={**os.environ, URLS_VARIABLE: urls, TOKEN_FILE_VARIABLE: str(token_file)},
-            preexec_fn=die_with_parent,  # this process has one thread, so the hook is safe
+            env={**_environment(token_file), URLS_VARIABLE: urls},
         )
         try:
             while self._trainer.poll() is None:
@@ -224,6 +221,12 @@ class _Attempt:
         self._asked_to_stop = True
         if self._trainer is not None:
             self._trainer.send_signal(number)
+
+
+def _environment(token_file: Path) -> dict[str, str]:
+    """Of servers and trainer, which end with this process."""
+    own = {TOKEN_FILE_VARIABLE: str(token_file), ANCESTOR_VARIABLE: str(os.getpid())}
+    return {**os.environ, **own}
 
 
 def free_port() -> int:

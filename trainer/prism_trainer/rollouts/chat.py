@@ -130,7 +130,8 @@ def image_url(image: ImageRef, origin: str) -> str:
         content = image.path.read_bytes()
     if not _is_plain(content):
         buffer = io.BytesIO()
-        load_image(image, origin).save(buffer, "PNG")
+        # From the bare pixels: what the file says of transparency and orientation stays behind.
+        Image.fromarray(np.asarray(load_image(image, origin))).save(buffer, "PNG")
         content = buffer.getvalue()
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 

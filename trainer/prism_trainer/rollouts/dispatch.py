@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -47,13 +48,16 @@ class _Dispatch(Generic[J, R]):
         self, workers: Sequence[Worker[J, R]], jobs: Sequence[J], concurrency: int, budget: Budget
     ) -> None:
         self._workers, self._jobs = workers, jobs
-        self._concurrency, self._budget = min(concurrency, len(jobs)), budget
+        # The server that is ready first leaves the others their share.
+        share = math.ceil(len(jobs) / len(workers))
+        self._concurrency, self._budget = min(concurrency, share), budget
         self._pending: asyncio.Queue[int] = asyncio.Queue()
         for number in range(len(jobs)):
             self._pending.put_nowait(number)
         self._attempts = [0] * len(jobs)
         self._results: dict[int, R] = {}
         self._done = asyncio.Event()
+        self._last_fault: Fault | None = None
         self._outage_since: float | None = None
 
     async def run(self) -> list[R]:
@@ -72,6 +76,7 @@ class _Dispatch(Generic[J, R]):
                 lanes = [self._lane(worker) for _ in range(self._concurrency)]
                 await _first_error_of(worker.watch(self._sign_of_life), *lanes)
             except Fault as fault:
+                self._last_fault = fault
                 failures = 1 if len(self._results) > done_before else failures + 1
                 pause = pause_after(fault, failures, self._outage(), self._budget)
                 _log.warning("%s; trying again in %.1f s", fault, pause)
@@ -81,12 +86,11 @@ class _Dispatch(Generic[J, R]):
         """Do one job after the other; a job that is not done goes back to the others."""
         while True:
             number = await self._pending.get()
+            if self._last_fault is not None:
+                check_attempts(self._last_fault, self._attempts[number], self._budget)
             self._attempts[number] += 1
             try:
                 self._results[number] = await worker.run(self._jobs[number])
-            except Fault as fault:
-                check_attempts(fault, self._attempts[number], self._budget)
-                raise
             finally:
                 if number not in self._results:
                     self._pending.put_nowait(number)
@@ -105,9 +109,7 @@ class _Dispatch(Generic[J, R]):
         return now - self._outage_since
 
 
-async def _first_error_of(
-    *work: Awaitable[None], until: Awaitable[object] | None = None
-) -> None:
+async def _first_error_of(*work: Awaitable[None], until: Awaitable[object] | None = None) -> None:
     """Run all at once until one fails or `until` is done; the rest is cancelled.
 
     Unlike a TaskGroup it raises the error itself, which callers tell apart by its type.

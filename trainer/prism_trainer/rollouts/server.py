@@ -120,6 +120,9 @@ class RolloutServer:
                 answer = await self._http.request(
                     method, self._url + path, json=body, headers=headers, timeout=timeout
                 )
+        except httpx2.ConnectTimeout:
+            detail = f"no connection within {self._limits.connect:g} s"
+            raise Fault(Kind.UNREACHABLE, self._url, operation, detail) from None
         except (TimeoutError, httpx2.TimeoutException):
             detail = f"no answer within {seconds:g} s"
             raise Fault(Kind.TIMED_OUT, self._url, operation, detail) from None

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -23,8 +23,8 @@ class Servers:
     token: str
     concurrency: int = 64
     """Requests (prompts) that one server has at a time; it queues what it cannot compute yet."""
-    limits: Limits = Limits()
-    budget: Budget = Budget()
+    limits: Limits = field(default_factory=Limits)
+    budget: Budget = field(default_factory=Budget)
 
 
 class VllmClient:

@@ -105,11 +105,9 @@ def _check_supported(config: StageConfig) -> None:
     """Refuse before anything is loaded what this trainer cannot do."""
     problems = []
     rollout = config.rollout
-    if rollout is not None and rollout.backend == "vllm":
-        if rollout.weight_update not in ("auto", "reload"):
-            problem = f"{rollout.weight_update} is not available to this trainer"
-            problems.append(FieldProblem("rollout.weightUpdate", problem, "set auto or reload"))
-        rollout_servers(os.environ)
+    if rollout is not None and rollout.weight_update not in ("auto", "reload"):
+        problem = f"{rollout.weight_update} is not available to this trainer"
+        problems.append(FieldProblem("rollout.weightUpdate", problem, "set auto or reload"))
     if config.workers.engine == "fsdp2" and config.workers.world_size > 1:
         remedy = "set workers.engine: replicated, or use one process"
         problem = "fsdp2 over several processes is not available to this trainer"
