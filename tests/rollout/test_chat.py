@@ -163,7 +163,7 @@ def test_too_few_answers_are_a_fault(requests: list[Request]) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda ids: ids[:3] + [999] + ids[4:], "at 3 the server has 999, the trainer"),
+        (lambda ids: [*ids[:3], 999, *ids[4:]], "at 3 the server has 999, the trainer"),
         (lambda ids: ids[:-1], "the server has its end, the trainer"),
         (lambda ids: [*ids, 8], "the server has 8, the trainer its end"),
         (lambda ids: [], "at 0 the server has its end"),

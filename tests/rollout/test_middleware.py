@@ -49,7 +49,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyt
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="0.32.0"))  # type: ignore[arg-type]
-    yield monkeypatch
+    return monkeypatch
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_path_needs_the_token(app: RolloutMiddleware, path: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
 def test_health_and_metrics_do_not(app: RolloutMiddleware, path: str) -> None:
-    assert OPEN_PATHS == {"/health", "/metrics"}
+    assert {"/health", "/metrics"} == OPEN_PATHS
     assert call(app, path).body == "from vllm"
 
 

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -19,7 +21,9 @@ from prism_trainer.rollouts.faults import Budget
 from prism_trainer.rollouts.publish import Publisher
 from prism_trainer.rollouts.server import Limits
 from prism_trainer.rollouts.vllm_client import Servers, VllmClient
+from served_models import Kind, build_served_model
 from stage_builders import rlvr_stage, stage_config
+from transformers_reference import Reference
 
 READY_SECONDS = 600.0
 CONTEXT = 512
@@ -66,6 +70,25 @@ class TestServer:
         """The server and all that it has started."""
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
+
+
+@dataclass
+class Served:
+    """A server, and other weights of the same architecture to bring to it."""
+
+    kind: Kind
+    server: TestServer
+    processor: Any
+    encoder: Encoder
+
+    def model(self, seed: int) -> PreTrainedModel:
+        """Weights that the server was not started with."""
+        assert seed != 0
+        return build_served_model(self.kind, seed)
+
+    def reference(self, model: PreTrainedModel) -> Reference:
+        """transformers' own answers."""
+        return Reference(model, self.processor)
 
 
 def all_gone(processes: Sequence[psutil.Process], seconds: float = 30.0) -> bool:
