@@ -52,6 +52,9 @@ def run_stage(config: StageConfig, work_folder: Path) -> bool:
 
 def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> StageContext:
     """Load the model that the stage starts from, verified if it is another stage's result."""
+    servers = None
+    if config.rollout is not None and config.rollout.backend == "vllm":
+        servers = rollout_servers(os.environ)
     initial = config.model.uri
     if config.init_from is not None:
         initial = file_uri(read_checkpoint(config.init_from).folder(EXPORT))
@@ -60,23 +63,27 @@ def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> Stage
     precision = config.workers.precision
     policy = Policy(loaded.model, ranks, precision, stage.max_tokens_per_pack)
     encoder = Encoder(loaded.processor, loaded.model.config.image_token_id)
-    client = _rollout_client(config, policy, encoder, work_folder)
+    client = _rollout_client(config, policy, encoder, servers, work_folder)
     return StageContext(
         config, ranks, policy, loaded.processor, encoder, client, initial, work_folder
     )
 
 
 def _rollout_client(
-    config: StageConfig, policy: Policy, encoder: Encoder, work_folder: Path
+    config: StageConfig,
+    policy: Policy,
+    encoder: Encoder,
+    servers: Servers | None,
+    work_folder: Path,
 ) -> RolloutClient:
-    """SFT has no rollout settings; its evaluation decodes in process."""
-    rollout = config.rollout
-    if rollout is None or rollout.backend == "inprocess":
-        return InProcessGenerator(policy, encoder.eos_id, (rollout or Rollout()).batch_size)
+    """Without servers it is the generator: SFT, too, evaluates by sampling."""
+    if servers is None:
+        batch_size = (config.rollout or Rollout()).batch_size
+        return InProcessGenerator(policy, encoder.eos_id, batch_size)
     dtype = torch.bfloat16 if policy.half_precision else torch.float32
     store = open_store(config.stage_uri)
     publisher = Publisher(store, config, policy.ranks, work_folder, dtype)
-    return VllmClient(rollout_servers(os.environ), policy.model, publisher)
+    return VllmClient(servers, policy.model, publisher)
 
 
 def rollout_servers(environment: Mapping[str, str]) -> Servers:
