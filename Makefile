@@ -51,7 +51,7 @@ test: setup ## Run the tests that take minutes in all
 	$(BIN)/pytest
 
 .PHONY: test-resume
-test-resume: setup ## Kill a run at 20 random moments; its weights must equal an undisturbed run's
+test-resume: setup ## Kill a run at 20 random moments of all stages; its weights must equal an undisturbed run's
 	$(BIN)/python tests/resume/kill_and_resume.py
 
 .PHONY: test-rollout

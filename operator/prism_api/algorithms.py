@@ -11,16 +11,24 @@ from prism_api.stages import Algorithm, Overlong, RlvrStage
 
 
 @dataclass(frozen=True)
-class AlgorithmRow:
-    """Parts of the loss, and defaults of the fields that a user left out."""
+class PolicyObjective:
+    """One clipped surrogate and how its token losses are averaged."""
 
     ratio: Literal["token", "sequence"]
-    """Importance ratio of each token, or the geometric mean over the response."""
+    """Importance ratio of each token, or the geometric mean over the response (GSPO)."""
     average: Literal["token", "sequence"]
-    """Loss averaged over all tokens of the batch, or over responses of their token means."""
+    """`token`: over all tokens of the batch; `sequence`: over responses of their token means."""
     clip_low: float
     clip_high: float
-    dual_clip: float
+    dual_clip: float = 0.0
+    """With a negative advantage the loss is at most this many times -advantage; 0: no such
+    limit."""
+
+
+@dataclass(frozen=True)
+class AlgorithmRow(PolicyObjective):
+    """An objective, and the other fields' defaults where a user left them out."""
+
     dynamic_sampling: bool = False
     overlong: Overlong | None = None
     weight_decay: float = 0.01
@@ -73,7 +81,7 @@ def resolve_rlvr(stage: RlvrStage) -> RlvrStage:
     absent: dict[str, Any] = {
         name: getattr(row, name) for name in _FIELDS if _is_absent(stage, name)
     }
-    if not {"warmup_steps", "warmup_ratio"} & stage.model_fields_set:
+    if stage.warmup_steps is None and stage.warmup_ratio is None:
         absent |= {"warmup_steps": row.warmup_steps, "warmup_ratio": row.warmup_ratio}
     if absent.get("overlong"):
         buffer_tokens = min(_OVERLONG.buffer_tokens, max(1, stage.max_response_tokens // 2))

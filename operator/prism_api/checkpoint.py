@@ -6,11 +6,10 @@ from pydantic import Field
 
 from prism_api.base import Contract
 from prism_api.names import StageKind
+from prism_api.patterns import OBJECT_PATH, SHA256
 from prism_api.resources import Positive
 
-_NAME = r"\.?[A-Za-z0-9_-][A-Za-z0-9._-]*"
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
 
 
 class CheckpointRef(Contract):
@@ -25,7 +24,7 @@ class CheckpointRef(Contract):
 class StoredObject(Contract):
     """One file of a checkpoint."""
 
-    path: Annotated[str, Field(pattern=rf"^{_NAME}(/{_NAME})*$")]
+    path: Annotated[str, Field(pattern=OBJECT_PATH)]
     """Relative to the checkpoint's folder, which it cannot leave."""
     size_bytes: Annotated[int, Field(ge=0)]
     """Length of the content."""
@@ -49,7 +48,7 @@ class CheckpointManifest(Contract):
     weight_version: Annotated[int, Field(ge=0)]
     """Optimizer steps that the policy has taken in this stage."""
     config_hash: Sha256
-    """Of the StageConfig without its attempt; a resume under another config is refused."""
+    """Of its StageConfig: what it was made of; a resume under another one is refused."""
     parent: CheckpointRef | None
     """What the stage started from; none: the run's model."""
     objects: tuple[StoredObject, ...]

@@ -5,8 +5,10 @@ PrismError
 |-- DataError        a data set, row or image that cannot be used (exit 65)
 |-- NonFiniteLoss    loss or gradient is not finite (exit 70)
 |-- RolloutError     rollout servers that do not answer (exit 1: tried again)
-|-- FolderTaken      the output folder belongs to another run (exit 73)
-`-- StoreError       an object that is missing, damaged or cannot be written (exit 74)
+|-- FolderTaken      the output folder holds something else (exit 73)
+|-- StoreError       an object that is missing, damaged or cannot be written (exit 74)
+|-- RunUnfinished    a run that has no report yet (exit 75)
+`-- ProgramError     what another program of ours said when it failed (its own code)
 """
 
 from collections.abc import Sequence
@@ -63,7 +65,8 @@ class RolloutError(PrismError):
 
 
 class FolderTaken(PrismError):
-    """An output folder that holds something else; nothing in it was touched."""
+    """An output folder that holds something else, or stages of other settings; nothing in it was
+    touched."""
 
     exit_code = ExitCode.FOLDER_TAKEN
 
@@ -72,3 +75,17 @@ class StoreError(PrismError):
     """An object that is missing, damaged or could not be written; names it."""
 
     exit_code = ExitCode.STORE
+
+
+class RunUnfinished(PrismError):
+    """A run that has to be finished before what was asked for can be done."""
+
+    exit_code = ExitCode.SAVED
+
+
+class ProgramError(PrismError):
+    """What another program of ours said when it failed; carries the code that it ended with."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.exit_code = ExitCode(code) if code in set(ExitCode) else ExitCode.CRASHED

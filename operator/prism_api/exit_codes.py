@@ -15,6 +15,8 @@ class ExitCode(IntEnum):
     FOLDER_TAKEN = 73
     STORE = 74
     SAVED = 75
+    """Stopped on request, which is no fault: a first one lets the stage save itself, a second one
+    goes back to the last checkpoint."""
 
 
 PERMANENT = frozenset({ExitCode.BAD_CONFIG, ExitCode.BAD_DATA, ExitCode.NON_FINITE})

@@ -5,17 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from prism_api.base import Contract, CrossFieldError
+from prism_api.patterns import DATA_URI, HTTP_URL, MODEL_URI, STORE_URI
 
-ModelUri = Annotated[
-    str,
-    Field(pattern=r"^(hf|s3|pvc|file|builtin)://[A-Za-z0-9._~/=%-]+$", max_length=1024),
-]
-DataUri = Annotated[
-    str,
-    Field(pattern=r"^(s3|pvc|file|builtin)://[A-Za-z0-9._~/=%-]+$", max_length=1024),
-]
+ModelUri = Annotated[str, Field(pattern=MODEL_URI, max_length=1024)]
+DataUri = Annotated[str, Field(pattern=DATA_URI, max_length=1024)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["bf16", "fp32"]
 NonNegative = Annotated[float, Field(ge=0)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
@@ -29,7 +25,7 @@ class ModelSource(Contract):
 
 
 class DataSource(Contract):
-    """One data set: a Parquet or JSON-lines file."""
+    """One data set: a Parquet, JSON-lines or JSON file."""
 
     uri: DataUri
     """`s3://`, `pvc://`, `file://` (local runs; relative to the run's file) or `builtin://digits/...`
@@ -46,9 +42,9 @@ class Retention(Contract):
 class Storage(Contract):
     """Where checkpoints and results go."""
 
-    uri: Annotated[str, Field(pattern=r"^(s3|file)://[A-Za-z0-9._~/=%-]+$", max_length=1024)]
+    uri: Annotated[str, Field(pattern=STORE_URI, max_length=1024)]
     """`s3://bucket/prefix`, or `file://` for local runs."""
-    endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    endpoint: Annotated[str, Field(pattern=HTTP_URL)] | None = None
     """S3 endpoint; absent: the provider's own."""
     region: str | None = None
     """S3 region."""
@@ -79,14 +75,17 @@ class Workers(Contract):
     """Trainer processes of a stage."""
 
     replicas: Positive = 1
-    """Pods; in a local run, processes when no GPU is asked for."""
+    """Pods; in a local run all of them are processes of this machine, each with a GPU of its own
+    if GPUs are asked for."""
     gpus_per_replica: Annotated[int, Field(ge=0, le=64)] = 0
-    """GPUs (and trainer processes) of one pod; 0 trains on the CPU with one process."""
+    """GPUs (and trainer processes) of one pod; 0 trains on the CPU with one process, even where
+    there are GPUs."""
     engine: Literal["fsdp2", "replicated"] = "fsdp2"
     """`fsdp2` shards parameters over processes; `replicated` keeps them whole in each (small
     models). With one process both are the same."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Compute precision; master weights and optimizer states are always float32."""
+    precision: Literal["auto", Precision] = "auto"
+    """Compute precision: `bf16` (GPUs only) or `fp32`; `auto` is bf16 on GPUs (published) and fp32
+    on the CPU. Master weights and optimizer states are always float32."""
     threads_per_process: Positive = 1
     """CPU threads of one trainer process."""
 
@@ -94,6 +93,29 @@ class Workers(Contract):
     def world_size(self) -> int:
         """Number of trainer processes."""
         return self.replicas * max(1, self.gpus_per_replica)
+
+    @model_validator(mode="after")
+    def _precision_is_served(self) -> "Workers":
+        if self.precision == "bf16" and self.gpus_per_replica == 0:
+            raise CrossFieldError(
+                "precision",
+                "bf16 is computed on GPUs only and gpusPerReplica is 0",
+                "give auto or fp32, or ask for GPUs",
+            )
+        return self
+
+    def resolved(self) -> "ResolvedWorkers":
+        """The same with what `auto` stands for."""
+        automatic: Precision = "bf16" if self.gpus_per_replica else "fp32"
+        precision = automatic if self.precision == "auto" else self.precision
+        return ResolvedWorkers(**{**dict(self), "precision": precision})
+
+
+class ResolvedWorkers(Workers):
+    """Workers as a trainer reads them: nothing is left to choose."""
+
+    precision: Precision
+    """Compute precision."""
 
 
 class Rollout(Contract):
@@ -108,7 +130,8 @@ class Rollout(Contract):
     weight_update: Literal["auto", "nccl", "ipc", "reload"] = "auto"
     """How new weights reach the servers (vllm)."""
     batch_size: Positive = 256
-    """Sequences decoded together by one trainer process (inprocess)."""
+    """Sequences decoded together by one trainer process, at most (inprocess); fewer where a GPU's
+    memory has no room for as many of full length."""
 
 
 class Queue(Contract):
@@ -138,6 +161,9 @@ class FailurePolicy(Contract):
 
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """New attempts of one stage after its own faults; preemption does not count."""
+    max_preemptions: Annotated[int, Field(ge=0, le=10000)] = 100
+    """New attempts of one stage after its machines were taken away (preemption, eviction, node
+    loss); what the user stops does not count."""
     start_deadline_seconds: Positive = 1800
     """An attempt that has not reported a step by then has failed."""
     stage_deadline_seconds: Positive | None = None

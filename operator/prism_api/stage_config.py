@@ -3,21 +3,22 @@ done."""
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from prism_api.base import Contract, CrossFieldError
 from prism_api.checkpoint import CheckpointRef, Sha256
-from prism_api.names import StageKind
+from prism_api.names import STAGE_ORDER, StageKind
+from prism_api.patterns import UID
 from prism_api.resources import (
     Evaluation,
     Fraction,
     ModelSource,
     Positive,
+    ResolvedWorkers,
     Retention,
     Rollout,
-    Workers,
 )
 from prism_api.run import AnyStage
 from prism_api.stages import Stages
@@ -30,8 +31,20 @@ class RunRef(Contract):
     """Of the PrismRun."""
     name: str
     """Of the PrismRun."""
-    uid: Annotated[str, Field(pattern=r"^[0-9a-f-]{8,64}$")]
+    uid: Annotated[str, Field(pattern=UID)]
     """Never used twice, unlike a name."""
+
+
+_NO_MATTER: Any = {
+    "run": True,
+    "attempt": True,
+    "stage_uri": True,
+    "retention": True,
+    "init_from": {"uri"},
+    # A stage's own workers and rollout stand resolved beside the stages.
+    "stages": {kind: {"checkpoint_every_steps", "workers", "rollout"} for kind in STAGE_ORDER},
+}
+"""What a stage's result does not depend on; as pydantic's `exclude`."""
 
 
 class StageConfig(Contract):
@@ -55,7 +68,7 @@ class StageConfig(Contract):
     """Folder of this stage in the store; attempts lie below it."""
     stages: Stages
     """Only the member named by `kind` is set."""
-    workers: Workers
+    workers: ResolvedWorkers
     """Trainer processes."""
     rollout: Rollout | None
     """Who samples responses; none in SFT."""
@@ -78,8 +91,13 @@ class StageConfig(Contract):
 
     @property
     def config_hash(self) -> str:
-        """SHA-256 over what decides the result: all but attempt and retention."""
-        document = self.model_dump(mode="json", by_alias=True, exclude={"attempt", "retention"})
+        """SHA-256 over what decides the result.
+
+        Left out: whose run it is, which attempt, where its checkpoints and its parent lie (the
+        parent's digest says what it is), how often they are made and how many are kept. The number
+        of threads counts, as does all that changes the order of floating-point sums.
+        """
+        document = self.model_dump(mode="json", by_alias=True, exclude=_NO_MATTER)
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -114,9 +132,10 @@ class StageResult(Contract):
     attempt: Positive
     """Attempt that finished it."""
     config_hash: Sha256
-    """Of the StageConfig without its attempt."""
+    """Of its StageConfig: what it was made of."""
     steps: Positive
-    """Steps of the policy."""
+    """Optimizer steps that the policy has taken in this stage, in rlvr miniBatches per batch of
+    rollouts; those of the discriminator do not count."""
     seconds: Annotated[float, Field(ge=0)]
     """Wall time of the stage's training, interrupted attempts included up to their last
     checkpoint."""

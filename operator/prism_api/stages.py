@@ -31,10 +31,10 @@ class Stage(Optimization):
     batch_size: Positive
     """Samples (SFT) or prompts (align, rlvr) of one optimizer step, over all processes."""
     max_prompt_tokens: Positive = 2048
-    """Image tokens included; SFT leaves longer prompts out and counts them, align and rlvr refuse
-    them."""
+    """Image tokens included. Longer prompts are left out of their batch and counted (metric
+    dropped_samples); a batch without any other is refused."""
     max_response_tokens: Positive
-    """SFT leaves longer demonstrations out and counts them; sampling stops there."""
+    """SFT leaves longer demonstrations out, as with prompts; sampling stops there."""
     max_tokens_per_pack: Positive
     """Tokens of one packed forward; longer batches are split into several (micro-batches)."""
     train_vision_tower: bool = True
@@ -65,7 +65,7 @@ class SftStage(Stage):
     batch_size: Positive = 16
     """Published: "global batch 2", which only fits the data as 2 per device on 8 GPUs."""
     max_response_tokens: Positive = 8192
-    """Longer demonstrations are dropped."""
+    """Longer demonstrations are left out of their batch and counted (metric dropped_samples)."""
     max_tokens_per_pack: Positive = 10240
     """Tokens of one packed forward; not published for SFT."""
     train_vision_tower: bool = False
@@ -244,8 +244,8 @@ class RlvrStage(Sampling):
     format_weight: NonNegative = 0.2
     """Reward of the right format."""
     mini_batches: Positive = 1
-    """Optimizer steps per batch of rollouts; with 1 (published) every ratio is 1 and no clip
-    acts."""
+    """Optimizer steps per batch of rollouts; with 1 (published) every ratio is 1 and no clip acts,
+    but on what dynamic sampling has left over from the step before."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Ratios below 1 - clipLow are clipped. GRPO 0.2, DAPO 0.2, GSPO 3e-4."""
     clip_high: Annotated[float, Field(gt=0)] | None = None
@@ -254,8 +254,8 @@ class RlvrStage(Sampling):
     """A token's loss is at most this many times its negative advantage; 0 turns it off. GRPO 3,
     DAPO 10, GSPO 0."""
     dynamic_sampling: bool | None = None
-    """Whether groups whose answers are all right or all wrong are replaced by further ones.
-    DAPO: true."""
+    """Whether groups whose answers are all right or all wrong are replaced by further ones; what
+    is left over, up to one batch, is trained in the next step. DAPO: true."""
     max_generation_rounds: Positive = 10
     """Dynamic sampling gives up after so many rounds in one step."""
     generation_batch_size: Positive | None = None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from prism_api.errors import FieldProblem, PrismError, SpecError
+from prism_api.errors import PrismError
 from prism_api.run import PrismRun
 from prism_operator.documents import read_run
 from prism_operator.planning.plan import plan
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Post-train vision-language models by PRISM: SFT, adversarial alignment, RLVR.",
     epilog="Exit codes: 0 done, 2 wrong command line, 64 bad document, 65 bad data, "
-    "70 not finite, 73 folder taken, 74 storage, 75 stopped and saved (run again to continue), "
+    "70 not finite, 73 folder taken, 74 storage, 75 stopped (run again to continue), "
     "1 anything else.",
 )
 File = Annotated[Path, typer.Argument(help="PrismRun as YAML", show_default=False)]
@@ -80,15 +80,12 @@ def compare(
     ),
 ) -> None:
     """Print a table of several runs' accuracies and write a plot of them."""
+    from prism_operator.local.finished import read_finished
     from prism_operator.report.compare import compare as table
     from prism_operator.report.compare import plot_comparison
-    from prism_operator.report.summary import read_summary
 
     with _errors():
-        summaries = {folder.name: read_summary(folder / "report.json") for folder in runs}
-        if len(summaries) < len(runs):
-            problem = "two runs have folders of the same name"
-            raise SpecError([FieldProblem("RUNS", problem, "rename one of the folders")])
+        summaries = read_finished(runs)
         Console().print(table(summaries))
         plot_comparison(summaries, plot)
         _out(f"plot: {plot}")

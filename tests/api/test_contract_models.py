@@ -114,13 +114,19 @@ def test_a_run_survives_the_yaml_that_its_folder_keeps(
     assert read_run(path) == run
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"apiVersion": "prism', b"\xff\xfe", "nonsense"])
+@pytest.mark.parametrize("text", ["{", '{"apiVersion": "prism', b"\xff\xfe", "nonsense"])
 def test_a_truncated_json_document_is_named(text: str | bytes) -> None:
     with pytest.raises(SpecError) as caught:
         parse_json(PrismRun, text, "some/run.json")
 
     assert "some/run.json" in str(caught.value)
     assert "is not JSON" in caught.value.problems[0].problem
+
+
+@pytest.mark.parametrize("text", ["", " \n", b""])
+def test_an_empty_json_document_is_named(text: str | bytes) -> None:
+    with pytest.raises(SpecError, match=r"^some/run\.json: is empty; it may be truncated"):
+        parse_json(PrismRun, text, "some/run.json")
 
 
 @pytest.mark.parametrize("text", ["null", "3", "[]", '"text"'])

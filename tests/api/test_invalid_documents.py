@@ -34,6 +34,11 @@ def test_only_the_field_at_fault_is_blamed(case: Invalid) -> None:
     assert [problem.path for problem in problems_of(case)] == [case.path]
 
 
+@pytest.mark.parametrize("case", FIELDS, ids=str)
+def test_nobody_is_shown_a_regular_expression(case: Invalid) -> None:
+    assert not any(sign in problem.remedy for problem in problems_of(case) for sign in "^$[]*+?")
+
+
 def test_every_bound_pattern_and_choice_has_a_row() -> None:
     shown = {(owner_and_field(PrismRun, case.path), case.remedy) for case in FIELDS}
 

@@ -49,19 +49,21 @@ def test_a_document_survives_json(model: type[Contract]) -> None:
 Row = tuple[type[Contract], str, Any, str, str]
 
 ROWS: tuple[Row, ...] = (
-    (StageConfig, "schemaVersion", 2, "2 is not valid", "one of 1"),
-    (StageConfig, "run.uid", "UPPER-CASE", '"UPPER-CASE"', "matches ^[0-9a-f-]{8,64}$"),
+    (StageConfig, "schemaVersion", 2, "2 is not valid", "give 1"),
+    (StageConfig, "run.uid", "UPPER-CASE", '"UPPER-CASE"', "8 to 64 characters: digits, a to f"),
     (StageConfig, "kind", "dpo", '"dpo"', "one of 'sft', 'align' or 'rlvr'"),
     (StageConfig, "attempt", 0, "0 is not valid", "at least 1"),
     (StageConfig, "seed", -1, "-1 is not valid", "at least 0"),
-    (StageConfig, "initFrom.digest", "abc", '"abc" is not valid', "matches ^[0-9a-f]{64}$"),
+    (StageConfig, "initFrom.digest", "abc", '"abc" is not valid', "a SHA-256 as 64"),
     (StageConfig, "init_from", None, "unknown field", "did you mean initFrom?"),
     (StageConfig, "rollout", REMOVED, "is missing", "add it"),
     (StageConfig, "stages.align.steps", "5", '"5" is not valid', "a whole number"),
-    (StageResult, "schemaVersion", 0, "0 is not valid", "one of 1"),
+    (StageConfig, "workers.precision", "auto", '"auto"', "one of 'bf16' or 'fp32'"),
+    (StageConfig, "workers.precision", REMOVED, "is missing", "add it"),
+    (StageResult, "schemaVersion", 0, "0 is not valid", "give 1"),
     (StageResult, "kind", "SFT", '"SFT"', "one of 'sft', 'align' or 'rlvr'"),
     (StageResult, "attempt", 0, "0 is not valid", "at least 1"),
-    (StageResult, "configHash", "A" * 64, "AAA", "matches ^[0-9a-f]{64}$"),
+    (StageResult, "configHash", "A" * 64, "AAA", "a SHA-256 as 64"),
     (StageResult, "steps", 0, "0 is not valid", "at least 1"),
     (StageResult, "seconds", -1, "-1 is not valid", "at least 0"),
     (StageResult, "run", REMOVED, "is missing", "add it"),
@@ -75,17 +77,17 @@ ROWS: tuple[Row, ...] = (
     (StageResult, "evaluation.formatRate", -1, "-1 is not valid", "at least 0"),
     (StageResult, "evaluation.formatRate", 100, "100 is not valid", "at most 1"),
     (StageResult, "evaluation.meanResponseTokens", -1, "-1 is not valid", "at least 0"),
-    (CheckpointManifest, "schemaVersion", 2, "2 is not valid", "one of 1"),
+    (CheckpointManifest, "schemaVersion", 2, "2 is not valid", "give 1"),
     (CheckpointManifest, "stage", "warmup", '"warmup"', "one of 'sft', 'align' or 'rlvr'"),
     (CheckpointManifest, "attempt", 0, "0 is not valid", "at least 1"),
     (CheckpointManifest, "step", -1, "-1 is not valid", "at least 0"),
     (CheckpointManifest, "weightVersion", -1, "-1 is not valid", "at least 0"),
-    (CheckpointManifest, "configHash", "0" * 63, "000", "matches ^[0-9a-f]{64}$"),
+    (CheckpointManifest, "configHash", "0" * 63, "000", "a SHA-256 as 64"),
     (CheckpointManifest, "parent", REMOVED, "is missing", "add it"),
-    (CheckpointManifest, "objects[0].path", "/etc/x", "/etc/x", "matches ^\\.?[A-Za-z0-9_-]"),
-    (CheckpointManifest, "objects[0].path", "a//b", '"a//b"', "matches ^\\.?[A-Za-z0-9_-]"),
+    (CheckpointManifest, "objects[0].path", "/etc/x", "/etc/x", "a relative path"),
+    (CheckpointManifest, "objects[0].path", "a//b", '"a//b"', "a relative path"),
     (CheckpointManifest, "objects[0].sizeBytes", -1, "-1 is not valid", "at least 0"),
-    (CheckpointManifest, "objects[0].sha256", "", '"" is not valid', "matches ^[0-9a-f]{64}$"),
+    (CheckpointManifest, "objects[0].sha256", "", '"" is not valid', "a SHA-256 as 64"),
 )  # fmt: skip
 
 
@@ -129,26 +131,39 @@ def test_a_config_without_the_parameters_of_its_stage_is_refused() -> None:
     assert str(caught.value.problems[0]) == "stages.rlvr: is missing; give what `kind` names"
 
 
-def test_the_hash_ignores_attempt_and_retention() -> None:
-    config = a_config()
-
-    assert a_config(attempt=7).config_hash == config.config_hash
-    more = {"spec.storage": {"uri": "file:///x", "retention": {"keepLast": 9}}}
-    assert a_config(more).config_hash == config.config_hash
-    assert a_config(more).retention != config.retention
-
-
-OTHERS: dict[str, Any] = {
+NO_MATTER: dict[str, Any] = {
     "run.uid": "00000000-0000",
     "run.name": "other",
     "run.namespace": "other",
+    "attempt": 7,
+    "initFrom.uri": "file:///moved/sft/a1/step-4",
+    "stageUri": "file:///elsewhere",
+    "stages.align.checkpointEverySteps": 7,
+    "stages.align.workers": {"replicas": 4},  # the resolved ones count
+    "stages.align.rollout": {"backend": "vllm"},
+    "retention.keepLast": 9,
+}
+
+
+@pytest.mark.parametrize("path", NO_MATTER)
+def test_the_hash_ignores_what_does_not_decide_the_result(path: str) -> None:
+    config = parse(StageConfig, DOCUMENTS[StageConfig])
+
+    changed = parse(StageConfig, put(DOCUMENTS[StageConfig], {path: NO_MATTER[path]}))
+
+    assert changed != config
+    assert changed.config_hash == config.config_hash
+
+
+OTHERS: dict[str, Any] = {
     "kind": "rlvr",
     "seed": 1,
     "model.uri": "file://other",
     "initFrom": None,
-    "stageUri": "file:///elsewhere",
+    "initFrom.digest": "e" * 64,
     "stages.align.steps": 501,
     "workers.replicas": 2,
+    "workers.threadsPerProcess": 2,
     "rollout.batchSize": 8,
     "evaluation.maxSamples": 8,
     "evaluation": None,
@@ -165,8 +180,7 @@ def test_the_hash_sees_everything_else(path: str) -> None:
     assert parse(StageConfig, changed).config_hash != parse(StageConfig, document).config_hash
 
 
-def test_the_hash_covers_every_member_but_two() -> None:
-    top = {path.partition(".")[0] for path in OTHERS}
+def test_of_every_member_it_is_known_whether_the_hash_sees_it() -> None:
+    top = {path.partition(".")[0] for path in OTHERS | NO_MATTER}
 
-    unchanging = {"schemaVersion", "attempt", "retention"}
-    assert top | unchanging == {field.alias for field in StageConfig.model_fields.values()}
+    assert top | {"schemaVersion"} == {field.alias for field in StageConfig.model_fields.values()}

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prism_api.errors import SpecError
 from prism_api.exit_codes import ExitCode
@@ -40,10 +42,15 @@ def test_every_way_to_write_a_small_number_is_a_number(tmp_path: Path, number: s
     assert sft.learning_rate == 1e-5
 
 
-def test_a_quoted_number_is_a_text(tmp_path: Path) -> None:
-    message = refused(written(tmp_path, "12345", '"5"'))
+@pytest.mark.parametrize("number", ["5", "0", "-1e-5", "1.5"])
+def test_a_quoted_number_is_a_text(tmp_path: Path, number: str) -> None:
+    message = refused(written(tmp_path, "12345", f'"{number}"'))
 
-    assert 'spec.seed: "5" is not valid; give a whole number' in message
+    assert f'spec.seed: "{number}" is not valid; give a whole number, without quotes' in message
+
+
+def test_another_text_for_a_number_is_not_told_to_lose_its_quotes(tmp_path: Path) -> None:
+    assert refused(written(tmp_path, "12345", '"few"')).endswith("; give a whole number")
 
 
 def test_a_number_for_a_text_says_to_quote_it(tmp_path: Path) -> None:
@@ -78,18 +85,26 @@ def test_anchors_and_merges_work_as_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "is not a mapping"),
-        ("# only a comment", "is not a mapping"),
-        ("- a\n- b\n", "is not a mapping"),
-        ("just a text", "is not a mapping"),
-        ("a: [1, 2", "is not YAML"),
-        ("a: 1\n\tb: 2", "is not YAML"),
-        ("a: 1\n---\na: 2", "is not YAML"),
-        ("a: !!python/object:os.system {}", "is not YAML"),
-        ("a: &x [*x]", "is not YAML"),
-        ("? [a]\n: 1", "is not YAML"),
-        ("a: " + "[" * 3000, "is not YAML"),
-        ("a: \x00", "is not YAML"),
+        ("", "is empty"),
+        ("# only a comment", "is empty"),
+        ("- a\n- b\n", "is not a mapping of fields"),
+        ("just a text", "is not a mapping of fields"),
+        ("a: [1, 2", "expected ',' or ']', but got '<stream end>' at line 1, column 9"),
+        ("a: 1\n\tb: 2", "character '\\t' that cannot start any token at line 2, column 1"),
+        ("a: 1\n---\na: 2", "found another document at line 2, column 1"),
+        ("a: !!python/object:os.system {}", "python/object:os.system' at line 1, column 4"),
+        ("a: &x [*x]", "recursive node at line 1, column 4"),
+        ("? [a]\n: 1", "a key is no text at line 1, column 3"),
+        ("2024-10-05: 1", "a key is no text at line 1, column 1"),
+        ("a: 2024-13-45", "'2024-13-45' is no timestamp at line 1, column 4"),
+        ("a: !!bool x", "'x' is no bool at line 1, column 4"),
+        ("a: !!timestamp x", "'x' is no timestamp at line 1, column 4"),
+        ("a: " + "9" * 5000, "is no int at line 1, column 4"),
+        ("a: 0x" + "f" * 5000, "is no int at line 1, column 4"),
+        ("a: " + ":".join(["59"] * 3000), "is no int at line 1, column 4"),
+        ('a: "half \\ud800"', "is no str at line 1, column 4"),
+        ("a: " + "[" * 3000, "is not YAML: it is nested too deeply"),
+        ("a: \x00", "the character '\\x00' at 3 is not allowed"),
     ],
 )
 def test_what_is_no_document_is_refused(tmp_path: Path, text: str, problem: str) -> None:
@@ -99,21 +114,40 @@ def test_what_is_no_document_is_refused(tmp_path: Path, text: str, problem: str)
     message = refused(path)
 
     assert problem in message
-    assert str(path) in message
+    assert message.startswith(f"{path}: is ")
+    assert "unicode string" not in message
 
 
 def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
 
-    assert f"{path}: cannot be read" in refused(path)
+    assert f"{path}: is no text in UTF-8 (byte 0)" in refused(path)
 
 
-@pytest.mark.parametrize("name", ["absent.yaml", "."])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"), [("absent.yaml", "No such file or directory"), (".", "Is a directory")]
+)
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str, why: str) -> None:
     path = tmp_path / name
 
-    assert f"{path}: cannot be read" in refused(path)
+    assert refused(path) == f"{path}: cannot be read ({why}); check the path"
+
+
+LINES = st.sampled_from(
+    ["a: 1", "- a", "spec:", "  seed: 0", "&x", "*x", "<<: {}", "? [a]", ": 1", "---", "!!int x",
+     "{", "]", "'", "|", "%TAG", "metadata: {name: x}", "1: {2: .nan}", '"\\ud800"', "=", "~"]
+)  # fmt: skip
+
+
+@given(st.text() | st.lists(LINES).map("\n".join))
+def test_whatever_is_in_a_file_it_is_a_run_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+
+    assert refused(path).startswith(f"{path}")
 
 
 def test_an_error_names_the_file(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from transformers import AutoProcessor
 
 from prism_api.errors import DataError
 from prism_trainer.data.encoder import Encoder, load_image
-from prism_trainer.data.rows import ImageRef, Row
+from prism_trainer.data.images import ImageRef
+from prism_trainer.data.rows import Row
 from row_builders import a_png
 
 ORIGIN = "/data/a.parquet row 3"

@@ -14,6 +14,7 @@ from prism_api.run import PrismRun
 from prism_api.stage_config import StageConfig
 from prism_api.uris import file_uri
 from prism_operator.planning.plan import plan
+from prism_trainer.data.sampler import draw_at
 from prism_trainer.stages.run import run_stage
 from row_builders import a_demonstration, a_png, a_prompt_row, write_jsonl
 from run_builders import UID, Changes, a_plan, a_small_document
@@ -89,6 +90,27 @@ def test_bad_heldout_rows_are_found_before_the_training(
     assert not (tmp_path / "work/progress.json").exists()
 
 
+@pytest.mark.slow
+def test_a_bad_row_that_no_step_uses_is_found_before_the_training_unless_the_data_was_checked(
+    tmp_path: Path, digits_folder: Path
+) -> None:
+    question = {"role": "user", "content": "What?"}
+    row = a_demonstration(images=[], messages=[question, a_demonstration()["messages"][-1]])
+    rows = [dict(row) for _ in range(64)]
+    unused = max(set(range(64)) - {draw_at(64, 0, "sft", position) for position in range(4)})
+    rows[unused] = {"images": []}
+    path = write_jsonl(tmp_path / "sft.jsonl", rows)
+    changes = {DATA: [{"uri": file_uri(path)}], "spec.stages.sft.steps": 1}
+    config = a_config(tmp_path, digits_folder, changes)
+
+    done, outcome = launched(tmp_path, config)
+
+    assert done.returncode == 65, done.stderr
+    assert f"{path} row {unused}: " in outcome["message"]
+    assert not (tmp_path / "work/progress.json").exists()
+    assert launch(tmp_path / "stage.json", tmp_path / "work", "--checked").returncode == 0
+
+
 def test_a_missing_checkpoint_of_the_stage_before_ends_with_74(
     tmp_path: Path, digits_folder: Path
 ) -> None:
@@ -110,10 +132,23 @@ def test_what_this_trainer_cannot_do_ends_with_64(tmp_path: Path, digits_folder:
     assert "set workers.engine: replicated" in outcome["message"]
 
 
+def test_more_gpus_than_the_machine_has_end_with_64(tmp_path: Path, digits_folder: Path) -> None:
+    """One pod with two GPUs is two processes here."""
+    changes = {"spec.workers": {"engine": "replicated", "gpusPerReplica": 2}}
+
+    done, outcome = launched(tmp_path, a_config(tmp_path, digits_folder, changes))
+
+    assert done.returncode == 64, done.stderr
+    assert "2 GPUs are needed here, this machine has 0; ask for fewer" in outcome["message"]
+
+
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"spec.rollout": {"backend": "vllm", "weightUpdate": "nccl"}}, "rollout.weightUpdate"),
+        (
+            {"spec.rollout": {"backend": "vllm", "weightUpdate": "nccl"}},
+            "stages.align.rollout.weightUpdate",
+        ),
         (
             {"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}},
             "stages.align.discriminator.warmup.data",
@@ -137,13 +172,13 @@ def test_a_stage_on_servers_that_nobody_started_is_refused_before_a_model_is_loa
     config = a_plan({"spec.rollout": {"backend": "vllm"}}).train_steps[2].config(1, None)
 
     with pytest.raises(SpecError, match="PRISM_ROLLOUT_URLS: names no rollout server; start"):
-        run_stage(config.model_copy(update={"evaluation": None}), tmp_path)
+        run_stage(config, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "is not JSON"),
+        ("", "is empty"),
         ('{"schemaVersion": 1', "is not JSON"),
         ("{}", "run: is missing"),
         ("[]", "give a mapping of fields"),

@@ -1,5 +1,6 @@
-"""Rows: what each stage needs is checked when the file is opened, and a bad row is named."""
+"""Rows: what each stage needs is checked, and a bad row is named."""
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from prism_api.errors import DataError
 from prism_api.resources import DataSource
 from prism_api.uris import file_uri
-from prism_trainer.data.rows import Dataset, Need, parse_row
+from prism_trainer.data.rows import Dataset, Need, check_dataset, parse_row
 from row_builders import (
     BLOCKS,
     QUESTION,
@@ -25,8 +26,12 @@ from row_builders import (
 USER = {"role": "user", "content": "Which?"}
 
 
+def sources(*paths: Path) -> list[DataSource]:
+    return [DataSource(uri=file_uri(path)) for path in paths]
+
+
 def dataset(need: Need, *paths: Path) -> Dataset:
-    return Dataset([DataSource(uri=file_uri(path)) for path in paths], need)
+    return Dataset(sources(*paths), need)
 
 
 def parsed(row: Row, need: Need, folder: Path = Path("/data")) -> Any:
@@ -89,6 +94,45 @@ def test_an_image_may_be_a_path_beside_the_data_file(tmp_path: Path) -> None:
         assert (found.content, found.path) == (None, tmp_path / "img/7.png")
 
 
+@pytest.mark.parametrize("name", ["{}/7.png", "../pictures/7.png"], ids=["absolute", "beside"])
+def test_an_image_may_lie_outside_the_data_files_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/7.png").write_bytes(a_png())
+    image = name.format(tmp_path / "pictures")
+
+    (found,) = parsed(a_prompt_row(images=[image]), "truth", tmp_path / "data").images
+
+    assert found.path is not None
+    assert found.path.read_bytes() == a_png()
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "turn"),
+    [
+        ("question", "Which?", "<image>Which?"),
+        ("question", "Which is <image>?", "Which is <image>?"),
+        ("prompt", "Which?", "<image>Which?"),
+    ],
+)
+def test_a_question_may_be_plain_text_with_its_image_before_it(
+    column: str, text: str, turn: str
+) -> None:
+    row = parsed(a_prompt_row(prompt=None) | {column: text}, "truth")
+
+    assert row.messages == ({"role": "user", "content": turn},)
+
+
+def test_a_system_turn_stands_before_the_system_column() -> None:
+    own = {"role": "system", "content": "own"}
+
+    with_turn = parsed(a_prompt_row(prompt=[own, QUESTION], system="column"), "truth")
+    without = parsed(a_prompt_row(system="column"), "truth")
+
+    assert with_turn.messages == (own, QUESTION)
+    assert without.messages == ({"role": "system", "content": "column"}, QUESTION)
+
+
 @dataclass(frozen=True)
 class Bad:
     """A row of the wrong shape, for the stage that needs it right."""
@@ -106,6 +150,13 @@ def _without(row: Row, column: str) -> Row:
     return {name: value for name, value in row.items() if name != column}
 
 
+def a_pair(**changes: Any) -> Row:
+    """A row of a warm-up file."""
+    row = a_teacher_row()
+    student = {name.replace("teacher", "student"): row[name] for name in row if "teacher" in name}
+    return row | student | changes
+
+
 def _truth(**model: Any) -> Row:
     return a_prompt_row(reward_model=model)
 
@@ -115,7 +166,16 @@ BAD_ROWS = (
     Bad("no turns", "truth", a_prompt_row(prompt=[]), "column 'prompt' is missing or empty"),
     Bad("null turns", "truth", a_prompt_row(prompt=None), "column 'prompt' is missing or empty"),
     Bad("no messages", "response", a_demonstration(messages=[]), "column 'messages' is missing or"),
-    Bad("turns as text", "truth", a_prompt_row(prompt="Q?"), "column 'prompt' is a str, not a"),
+    Bad(
+        "turns as text",
+        "response",
+        a_demonstration(messages="Q?"),
+        "column 'messages' is a str, not a list",
+    ),
+    Bad(
+        "a blank question", "truth", a_prompt_row(prompt="  "), "column 'prompt' is missing, empty"
+    ),
+    Bad("a question as number", "truth", {"question": 5}, "column 'question' is missing, empty or"),
     Bad("turns as mapping", "truth", a_prompt_row(prompt=USER), "'prompt' is a dict, not a list"),
     Bad("a turn as text", "truth", a_prompt_row(prompt=["Q?"]), "each turn is {role"),
     Bad("a turn without role", "truth", a_prompt_row(prompt=[{"content": "a"}]), "each turn is"),
@@ -123,9 +183,27 @@ BAD_ROWS = (
     Bad(
         "an unknown role",
         "truth",
-        a_prompt_row(prompt=[{"role": "human", "content": "a"}]),
-        "each turn is {role: system|user|assistant",
+        a_prompt_row(prompt=[{"role": "tool", "content": "a"}]),
+        "each turn is {role: system|user|assistant, content: text} or {from: system|human|gpt",
     ),
+    Bad(
+        "an unknown speaker",
+        "response",
+        {"conversations": [{"from": "observation", "value": "a"}]},
+        "column 'conversations' holds \"{'from': 'observation'",
+    ),
+    Bad(
+        "a role as list", "truth", a_prompt_row(prompt=[{"role": [], "content": "a"}]), "each turn"
+    ),
+    Bad(
+        "half a character",
+        "truth",
+        a_prompt_row(prompt=[{"role": "user", "content": "<image>\ud83d"}]),
+        "each turn is {role",
+    ),
+    Bad("tools", "truth", a_prompt_row(tools="[{}]"), "has tools, which are not supported"),
+    Bad("videos", "truth", a_prompt_row(videos=["a.mp4"]), "has videos, which are not supported"),
+    Bad("a system as list", "truth", a_prompt_row(system=["a"]), "column 'system' is missing, em"),
     Bad(
         "content as a number",
         "truth",
@@ -149,8 +227,59 @@ BAD_ROWS = (
         "a missing image file",
         "truth",
         a_prompt_row(images=["img/gone.png"]),
-        "image file /data/img/gone.png does not exist",
+        "image file /data/img/gone.png does not exist; copy it there or mend the path",
     ),
+    Bad(
+        "an image elsewhere",
+        "truth",
+        a_prompt_row(images=["https://example.org/7.png"]),
+        "image 'https://example.org/7.png' is a URI; URIs are not fetched; give the path of a file",
+    ),
+    Bad("a file URI", "truth", a_prompt_row(images=["file:///7.png"]), "'file:///7.png' is a URI"),
+    Bad("a home", "truth", a_prompt_row(images=["~/7.png"]), "~ is not expanded; write the whole"),
+    Bad(
+        "base64 without a prefix",
+        "truth",
+        a_prompt_row(images=[base64.b64encode(a_png()).decode()]),
+        "does not exist; if it is base64, put data:image/png;base64, before it",
+    ),
+    Bad(
+        "a data URI of something else",
+        "truth",
+        a_prompt_row(images=["data:text/html;base64,PGI+"]),
+        "an image's data URI begins 'data:text/html;base64,PGI+'; it has to begin data:image/png",
+    ),
+    Bad(
+        "a data URI that is not base64",
+        "truth",
+        a_prompt_row(images=["data:image/png,%89PNG"]),
+        "it has to begin data:image/png;base64,",
+    ),
+    Bad(
+        "a cut data URI",
+        "truth",
+        a_prompt_row(images=["data:image/png;base64,iVBOR"]),
+        "an image's data URI is not base64 (",
+    ),
+    Bad(
+        "a data URI with signs of another alphabet",
+        "truth",
+        a_prompt_row(images=["data:image/png;base64,iV-_"]),
+        "is not base64 (Only base64 data is allowed); encode the image again",
+    ),
+    Bad(
+        "a data URI beyond ASCII",
+        "truth",
+        a_prompt_row(images=["data:image/png;base64,äöü="]),
+        "is not base64",
+    ),
+    Bad(
+        "an empty data URI",
+        "truth",
+        a_prompt_row(images=["data:image/png;base64,"]),
+        "an image's data URI is empty",
+    ),
+    Bad("an image as list", "truth", a_prompt_row(images=None, image=["7.png"]), "neither bytes"),
     Bad("too few images", "truth", a_prompt_row(images=[]), "1 <image> in the prompt but 0 images"),
     Bad(
         "too many images",
@@ -171,6 +300,12 @@ BAD_ROWS = (
         "response",
         a_demonstration("<think>a</think><caption>b</caption><answer>c</answer>"),
         "in this order; it begins '<think>a</think>",
+    ),
+    Bad(
+        "blocks opened over and over",
+        "response",
+        a_demonstration("<caption></caption><think></think>" * 3000),
+        "lacks the three blocks",
     ),
     Bad("an unclosed block", "response", a_demonstration(BLOCKS[:-3]), "lacks the three blocks"),
     Bad("an empty demonstration", "response", a_demonstration(""), "lacks the three blocks"),
@@ -228,9 +363,28 @@ BAD_ROWS = (
         a_teacher_row(teacher_response=[BLOCKS]),
         "column 'teacher_response' is missing, empty or not a text",
     ),
+    Bad(
+        "a pair without a student",
+        "pair",
+        _without(a_pair(), "student_cot"),
+        "column 'student_cot' is missing, empty or not a text",
+    ),
+    Bad(
+        "a pair without a teacher",
+        "pair",
+        _without(a_pair(), "teacher_caption"),
+        "column 'teacher_caption' is missing, empty or not a text",
+    ),
+    Bad(
+        "a student without blocks",
+        "pair",
+        a_pair(student_cot="It is 7."),
+        "the student's text lacks the three blocks",
+    ),
     Bad("no reward model", "truth", _without(a_prompt_row(), "reward_model"), "ground_truth is"),
     Bad("a reward model as text", "truth", a_prompt_row(reward_model="7"), "ground_truth is miss"),
     Bad("no truth", "truth", _truth(style="rule"), "reward_model.ground_truth is missing"),
+    Bad("half a truth", "truth", _truth(ground_truth="\ud83d"), "empty or not a text"),
     Bad("an empty truth", "truth", _truth(ground_truth=" "), "ground_truth is missing, empty"),
     Bad("a truth as number", "truth", _truth(ground_truth=7), "empty or not a text"),
     Bad(
@@ -264,23 +418,48 @@ def test_a_bad_row_is_named_with_its_fault(bad: Bad) -> None:
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_jsonl], ids=lambda f: f.__name__)
-def test_every_row_is_checked_when_the_file_is_opened(tmp_path: Path, write: Any) -> None:
+@pytest.mark.parametrize("bad", range(8))
+def test_the_check_reads_every_row_and_names_the_bad_one(
+    tmp_path: Path, write: Any, bad: int
+) -> None:
     kind = ".parquet" if write is write_parquet else ".jsonl"
     rows = [a_prompt_row(prompt=[USER], images=[]) for _ in range(8)]
-    rows[6] = rows[6] | {"reward_model": {"ground_truth": "", "style": "rule"}}
+    good = write(tmp_path / f"good{kind}", rows)
+    rows[bad] = rows[bad] | {"reward_model": {"ground_truth": "", "style": "rule"}}
     path = write(tmp_path / f"a{kind}", rows)
 
+    check_dataset(sources(good), "truth")
     with pytest.raises(DataError) as caught:
-        dataset("truth", path)
+        check_dataset(sources(good, path), "truth")
 
-    assert str(caught.value).startswith(f"{path} row 6: reward_model.ground_truth")
+    assert str(caught.value).startswith(f"{path} row {bad}: reward_model.ground_truth")
+
+
+def test_a_bad_row_that_nobody_checked_is_named_when_it_is_used(tmp_path: Path) -> None:
+    rows = [a_prompt_row(prompt=[USER], images=[]) for _ in range(3)]
+    rows[1] = rows[1] | {"reward_model": {"ground_truth": "", "style": "rule"}}
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+
+    data = dataset("truth", path)
+
+    assert (data[0].truths, data[2].truths) == (("7",), ("7",))
+    with pytest.raises(DataError, match=r"a\.jsonl row 1: reward_model\.ground_truth"):
+        data[1]
+
+
+@pytest.mark.parametrize("open_them", [check_dataset, Dataset], ids=["check", "data set"])
+def test_every_file_is_looked_for_before_a_row_is_read(tmp_path: Path, open_them: Any) -> None:
+    bad = write_jsonl(tmp_path / "bad.jsonl", ["no row"])
+
+    with pytest.raises(DataError, match=r"gone\.jsonl: no such data file"):
+        open_them(sources(bad, tmp_path / "gone.jsonl"), "truth")
 
 
 def test_a_column_of_the_wrong_type_is_named(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", [{"messages": "a text", "images": [1, 2]}])
+    path = write_parquet(tmp_path / "a.parquet", [{"messages": "a text", "images": []}])
 
     with pytest.raises(DataError, match=r"row 0: column 'messages' is a str, not a list"):
-        dataset("response", path)
+        check_dataset(sources(path), "response")
 
 
 def test_several_files_are_one_data_set(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Data files: Parquet and JSON lines, read in any order; a bad file or line is named."""
+"""Data files of every kind, read in any order; a bad file or line is named."""
 
 import gc
+import json
 import random
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,9 @@ import pytest
 
 from prism_api.errors import DataError, SpecError
 from prism_api.uris import file_uri
-from prism_trainer.data.tables import Table, open_table
+from prism_trainer.data.parquet import BatchCache
+from prism_trainer.data.table import Table
+from prism_trainer.data.tables import open_table
 from row_builders import Row, a_prompt_row, write_jsonl, write_parquet
 
 ROWS: list[Row] = [
@@ -19,7 +22,7 @@ ROWS: list[Row] = [
 
 
 def opened(path: Path) -> Table:
-    return open_table(file_uri(path))
+    return open_table(file_uri(path), BatchCache(1 << 30))
 
 
 def error_of(path: Path) -> str:
@@ -29,13 +32,87 @@ def error_of(path: Path) -> str:
     return str(caught.value)
 
 
-def test_rows_of_both_kinds_are_the_same(tmp_path: Path) -> None:
-    parquet = opened(write_parquet(tmp_path / "a.parquet", ROWS, row_group_size=7))
-    lines = opened(write_jsonl(tmp_path / "a.jsonl", ROWS))
+def written(path: Path, rows: list[Row]) -> Path:
+    if path.suffix == ".parquet":
+        return write_parquet(path, rows, row_group_size=7)
+    if path.suffix == ".jsonl":
+        return write_jsonl(path, rows)
+    path.write_text(json.dumps(rows, indent=1))
+    return path
 
-    assert (len(parquet), len(lines)) == (25, 25)
+
+@pytest.mark.parametrize("kind", [".parquet", ".jsonl", ".json"])
+def test_rows_are_the_same_in_every_kind_and_order(tmp_path: Path, kind: str) -> None:
+    table = opened(written(tmp_path / f"a{kind}", ROWS))
+
+    assert len(table) == 25
     for index in random.Random(0).sample(range(25), 25):
-        assert parquet.row(index) == lines.row(index) == ROWS[index]
+        assert table.row(index) == ROWS[index]
+    assert list(table.rows()) == ROWS
+
+
+def test_a_json_array_is_parsed_only_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.json", ROWS)
+    table = opened(path)
+    path.write_text("gone")
+
+    assert [table.row(i) for i in (3, 24)] == [ROWS[3], ROWS[24]]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "not one JSON value"),
+        ('[{"id": 1}', "not one JSON value"),
+        ('{"id": 1}\n{"id": 2}', "name it .jsonl if each line is one"),
+        ('{"id": 1}', "holds a dict; give an array of objects"),
+        ("[" * 100_000, "not one JSON value"),
+        ("[]", "has no rows"),
+    ],
+)
+def test_what_is_no_array_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+
+    message = error_of(path)
+
+    assert message.startswith(f"{path}: ")
+    assert problem in message
+
+
+def test_an_element_that_is_no_object_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"id": 1}, [2]]')
+
+    with pytest.raises(DataError, match=r"a\.json row 1: is a list, not an object"):
+        list(opened(path).rows())
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        (".parquet", "not a readable Parquet file"),
+        (".jsonl", "cannot be read"),
+        (".json", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str, problem: str) -> None:
+    path = tmp_path / f"a{kind}"
+    path.symlink_to("/proc/self/mem")  # no one, not even root, can read its beginning
+
+    with pytest.raises(DataError) as caught:
+        open_table(f"file://{path}", BatchCache(0))
+
+    assert str(caught.value).startswith(f"{path}: {problem} (")
+
+
+def test_a_file_that_vanishes_is_named_when_it_is_used(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    table = opened(path)
+    path.unlink()
+
+    with pytest.raises(DataError, match=r"a\.jsonl: cannot be read"):
+        table.row(0)
 
 
 def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
@@ -62,25 +139,26 @@ def test_a_data_file_is_not_kept_open(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'no.parquet'}: no such data file" in error_of(tmp_path / "no.parquet")
+    for name in ("no.parquet", f"{'x' * 300}.parquet"):
+        assert f"{tmp_path / name}: no such data file" in error_of(tmp_path / name)
     (tmp_path / "folder.parquet").mkdir()
     assert "no such data file" in error_of(tmp_path / "folder.parquet")
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.json", "a", "a.parquet.gz", "a.PARQUET"])
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a", "a.parquet.gz", "a.PARQUET"])
 def test_an_unknown_kind_is_named_with_the_known_ones(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("x")
 
     message = error_of(tmp_path / name)
 
     assert message == (
-        f"{tmp_path / name}: unknown kind of data file; give one of .parquet, .jsonl"
+        f"{tmp_path / name}: unknown kind of data file; give one of .parquet, .jsonl, .json"
     )
 
 
 def test_a_file_elsewhere_is_a_matter_of_the_settings() -> None:
     with pytest.raises(SpecError, match="cannot be read on this machine"):
-        open_table("s3://bucket/a.parquet")
+        open_table("s3://bucket/a.parquet", BatchCache(0))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +242,7 @@ def test_no_flipped_bit_of_a_parquet_file_is_anything_but_a_data_error(tmp_path:
         ("[1, 2]", "is a list, not an object"),
         ('"text"', "is a str, not an object"),
         ("null", "is a NoneType, not an object"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_a_bad_line_is_named_when_it_is_read(tmp_path: Path, line: str, problem: str) -> None:

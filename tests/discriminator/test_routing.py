@@ -18,7 +18,7 @@ PROMPT = -1
 def choices(dense: Any, settings: Settings) -> tuple[Tensor, Tensor]:
     """Experts that every token chose, [layers, tokens, k], and the class of each token."""
     model = build_discriminator(dense, settings).model
-    pack = build_pack([c.group() for c in build_comparisons()])
+    pack = build_pack([c.group for c in build_comparisons()])
     model.routing.start(allowed_experts(pack.token_classes, settings))
     with torch.no_grad():
         hidden_states(model.tower, pack)

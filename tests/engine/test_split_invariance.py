@@ -30,8 +30,10 @@ from prism_trainer.engine.packing import Tokens
 from prism_trainer.engine.policy import Network, Policy
 from prism_trainer.losses.policy import objective_of
 from prism_trainer.rollouts import Completion
+from prism_trainer.stages.policy_update import PolicyUpdate
 from prism_trainer.stages.program import StageContext
-from prism_trainer.stages.sampling import PolicyUpdate, SampledGroup
+from prism_trainer.stages.prompts import Draw
+from prism_trainer.stages.sampling import SampledGroup
 from prism_trainer.stages.sft import supervised_update
 
 NO_CLIPPING = Optimization(learning_rate=1e-6, grad_clip=0.0)
@@ -87,9 +89,7 @@ def sampled_groups() -> list[SampledGroup]:
     row = Row("file row 0", "0", (), ())
     return [
         SampledGroup(
-            row,
-            0,
-            group.prompt,
+            Draw(0, 0, row, group.prompt),
             tuple(
                 Completion(c, np.zeros(len(c), np.float32), True, 0) for c in group.continuations
             ),
@@ -114,10 +114,10 @@ def reinforced(algorithm: stages.Algorithm, max_tokens: int) -> dict[str, Tensor
     rng = np.random.default_rng(2)
     advantages = [torch.from_numpy(rng.standard_normal(len(g.completions))) for g in groups]
     update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
-    old = {
-        key: value + 0.2 * torch.from_numpy(rng.standard_normal(len(value))).float()
-        for key, value in update.old_logprobs(groups).items()
-    }
+    old = [
+        [now + 0.2 * torch.from_numpy(rng.standard_normal(len(now))).float() for now in responses]
+        for responses in map(update.current_logprobs, groups)
+    ]
     return gradients_after(policy, lambda: update.run(groups, advantages, 0, old))
 
 
@@ -142,7 +142,8 @@ def test_discriminator_gradients_do_not_depend_on_the_packs(routing: Any, max_to
     assert_equal(played(settings, max_tokens), played(settings, ONE_PACK), ROUTED_TOLERANCE)
 
 
-def test_pair_gradients_do_not_depend_on_the_division_of_a_group() -> None:
-    """Without the load balance, which counts the tokens of a repeated prompt again."""
-    settings = stages.Discriminator(load_balance_coef=0.0)
+@pytest.mark.parametrize("routing", ["learned", "segment"])
+def test_discriminator_gradients_do_not_depend_on_the_division_of_a_group(routing: Any) -> None:
+    """Although every part repeats prompt and teacher."""
+    settings = stages.Discriminator(routing=routing, load_balance_coef=0.1)
     assert_equal(played(settings, 60), played(settings, ONE_PACK), ROUTED_TOLERANCE)

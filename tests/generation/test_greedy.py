@@ -1,5 +1,6 @@
 """Greedy decoding against transformers' own generate, prompt by prompt."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from model_builders import build_policy, model_inputs
-from prism_trainer.engine.packing import Group, Prompt, Tokens
+from prism_trainer.engine.packing import Group, Pack, Prompt, Tokens
+from prism_trainer.engine.policy import Policy
+from prism_trainer.generation import cache as cache_module
 from prism_trainer.generation.generator import InProcessGenerator
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 
@@ -32,9 +35,14 @@ def transformers_tokens(model: Any, prompt: Prompt, eos_id: int, limit: int = LI
 
 
 def greedy(
-    model: Any, prompts: list[Prompt], eos_id: int, limit: int = LIMIT, batch_size: int = 256
+    model: Any,
+    prompts: list[Prompt],
+    eos_id: int,
+    limit: int = LIMIT,
+    batch_size: int = 256,
+    max_tokens_per_pack: int = 100_000,
 ) -> list[Completion]:
-    generator = InProcessGenerator(build_policy(model), eos_id, batch_size)
+    generator = InProcessGenerator(build_policy(model, max_tokens_per_pack), eos_id, batch_size)
     requests = [Request(prompt, (0,)) for prompt in prompts]
     return [c[0] for c in generator.generate(requests, SamplingParams(limit, temperature=0.0))]
 
@@ -54,6 +62,57 @@ def test_tokens_equal_those_of_transformers_generate(
         assert completion.tokens.tolist() == tokens.tolist()
         assert not completion.finished
     assert len({tuple(tokens) for tokens in unbounded}) == len(prompts), "all alike proves nothing"
+
+
+@pytest.mark.parametrize(("max_tokens", "packs"), [(1, 6), (40, 3), (1000, 1)])
+def test_prompts_are_encoded_in_packs_of_limited_size(
+    model: Any,
+    prompts: list[Prompt],
+    unbounded: list[Tokens],
+    max_tokens: int,
+    packs: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[list[int]] = []
+    pack = Policy.pack
+
+    def watched(policy: Policy, groups: Sequence[Group]) -> Pack:
+        sizes.append([group.num_tokens for group in groups])
+        return pack(policy, groups)
+
+    monkeypatch.setattr(Policy, "pack", watched)
+    ours = greedy(model, prompts, NEVER, max_tokens_per_pack=max_tokens)
+    assert [c.tokens.tolist() for c in ours] == [tokens.tolist() for tokens in unbounded]
+    assert all(sum(tokens) <= max_tokens or len(tokens) == 1 for tokens in sizes)
+    assert len(sizes) == packs
+    encoded = [tokens for part in sizes for tokens in part]
+    assert encoded == [len(prompt.token_ids) for prompt in prompts], "each once, in order"
+
+
+@pytest.mark.parametrize("more", [1, 7, 10_000], ids=lambda n: f"{n} at a time")
+def test_tokens_do_not_depend_on_how_the_cache_grows(
+    model: Any,
+    prompts: list[Prompt],
+    unbounded: list[Tokens],
+    more: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def grown(slots: int, limit: int) -> int:
+        asked.append(slots)
+        return min(limit, slots + more)
+
+    monkeypatch.setattr(cache_module, "grown", grown)
+    ours = greedy(model, prompts, NEVER)
+    assert [c.tokens.tolist() for c in ours] == [tokens.tolist() for tokens in unbounded]
+    assert len(asked) == 1 + (LIMIT - 2) // more, "the last token is never written"
+
+
+def test_long_responses_equal_those_of_transformers(model: Any, prompts: list[Prompt]) -> None:
+    """The cache grows twice on the way."""
+    (completion,) = greedy(model, prompts[1:2], NEVER, limit=140)
+    assert completion.tokens.tolist() == transformers_tokens(model, prompts[1], NEVER, 140).tolist()
 
 
 def test_decoding_stops_at_the_end_token_as_transformers_does(

@@ -9,8 +9,11 @@ import torch
 
 from model_builders import build_model, build_policy, build_prompt, reference_logits
 from prism_trainer.engine.packing import Group, Prompt
+from prism_trainer.generation import cache as cache_module
 from prism_trainer.generation import generator as generator_module
+from prism_trainer.generation.cache import bytes_per_sequence
 from prism_trainer.generation.generator import InProcessGenerator
+from prism_trainer.generation.weights import snapshot
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 
 EOS = 5
@@ -81,6 +84,31 @@ def test_tokens_do_not_depend_on_the_batch_size(
     assert tokens_of(sample(lively, requests, batch_size=batch_size)) == tokens_of(whole)
 
 
+@pytest.mark.parametrize(("sequences", "batches"), [(1000, [36]), (20, [18, 18]), (5, [4] * 9)])
+def test_memory_limits_how_many_are_decoded_together_but_not_what_comes_of_them(
+    lively: Any,
+    requests: list[Request],
+    whole: list[list[Completion]],
+    sequences: int,
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU that has room for so many sequences of full length."""
+    slots = max(len(request.prompt.token_ids) for request in requests) + LIMIT
+    usable = sequences * bytes_per_sequence(snapshot(lively, torch.float32), slots)
+    monkeypatch.setattr(generator_module, "usable_bytes", lambda _: usable)
+    seen = []
+    decode = InProcessGenerator._loop
+
+    def watched(generator: Any, decoder: Any, uniforms: Any, params: Any, count: int) -> Any:
+        seen.append(count)
+        return decode(generator, decoder, uniforms, params, count)
+
+    monkeypatch.setattr(InProcessGenerator, "_loop", watched)
+    assert tokens_of(sample(lively, requests)) == tokens_of(whole)
+    assert seen == batches
+
+
 @pytest.mark.parametrize("share", [0.0, 1.01], ids=["never compacted", "at every end"])
 def test_dropping_finished_sequences_changes_nothing(
     lively: Any,
@@ -105,6 +133,24 @@ def test_repeating_a_request_repeats_every_bit(
         for a, b in zip(ours, theirs, strict=True):
             assert a.tokens.tobytes() == b.tokens.tobytes()
             assert a.logprobs.tobytes() == b.logprobs.tobytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.01], ids=["never compacted", "at every end"])
+def test_a_cache_that_grows_at_every_step_changes_nothing(
+    lively: Any,
+    requests: list[Request],
+    whole: list[list[Completion]],
+    share: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generator_module, "_COMPACT_BELOW", share)
+    monkeypatch.setattr(cache_module, "grown", lambda slots, limit: min(limit, slots + 1))
+    assert tokens_of(sample(lively, requests)) == tokens_of(whole)
+
+
+def test_nothing_asked_for_is_nothing_sampled(model: Any, prompts: list[Prompt]) -> None:
+    assert sample(model, []) == []
+    assert sample(model, [Request(prompts[0], ())]) == [[]]
 
 
 def test_other_seeds_give_other_tokens(whole: list[list[Completion]]) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from commands import Done, prism, prism_interrupted
 from disks import fill, small_disk
 from prism_api.uris import file_uri
+from prism_operator.documents import read_run
 from prism_store.checkpoints import newest_checkpoint, read_checkpoint
 from prism_store.store import open_store
 from run_builders import Changes, a_small_document, write_yaml
@@ -60,7 +61,7 @@ class Run:
     def newest_step(self) -> int:
         """Of the newest checkpoint, all of whose objects are intact."""
         store = open_store(file_uri(self.stage))
-        ref = newest_checkpoint(store, store.names(""))
+        ref = newest_checkpoint(store)
         assert ref is not None
         return read_checkpoint(ref).manifest.step
 
@@ -107,13 +108,13 @@ def test_running_a_finished_run_again_changes_nothing(finished: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"metadata.name": "other"}, "holds the run 'small', not 'other'"),
-        ({f"{SFT}.steps": 5}, "holds this run with other settings"),
-        ({"spec.seed": 1}, "holds this run with other settings"),
+        ({"metadata.name": "other"}, "holds a run whose name is small, not other"),
+        ({f"{SFT}.steps": 5}, "stage sft: its settings, or the stages before it, changed"),
+        ({"spec.seed": 1}, "stage sft: its settings, or the stages before it, changed"),
     ],
     ids=str,
 )
-def test_the_folder_of_another_run_ends_with_73_and_is_not_touched(
+def test_the_folder_of_another_run_or_other_settings_ends_with_73_and_is_not_touched(
     finished: Run, tmp_path: Path, changes: Changes, problem: str
 ) -> None:
     other = Run(tmp_path, finished.digits, changes)
@@ -127,13 +128,75 @@ def test_the_folder_of_another_run_ends_with_73_and_is_not_touched(
     assert snapshot(finished.out) == before
 
 
-def test_another_seed_on_the_command_line_is_another_run(finished: Run) -> None:
+def test_another_seed_on_the_command_line_is_another_setting(finished: Run) -> None:
     before = snapshot(finished.out)
 
     done = prism("run", finished.file, "--out", finished.out, "--seed", "1")
 
     assert done.returncode == 73
     assert snapshot(finished.out) == before
+
+
+ALIGN = {
+    "objective": "supervised",
+    "steps": 1,
+    "batchSize": 4,
+    "maxPromptTokens": 64,
+    "maxResponseTokens": 96,
+}
+
+
+@pytest.mark.slow
+def test_a_document_may_be_mended_where_nothing_was_trained_with_it(
+    tmp_path: Path, digits_folder: Path
+) -> None:
+    nowhere = {"data": {"uri": "file://absent.jsonl"}}
+    run = Run(tmp_path, digits_folder, {"spec.evaluation": nowhere})
+    assert run.run().returncode == 65
+    run.write({"spec.seed": 1})
+    done = run.run()
+    assert done.returncode == 0, said(done)
+    before = snapshot(run.stage)
+    align = ALIGN | {"data": {"uri": file_uri(digits_folder / "align.parquet")}}
+
+    run.write({"spec.seed": 1, "spec.stages.align": align})
+    done = run.run()
+
+    assert done.returncode == 0, said(done)
+    assert run.report() == {"sft": 4, "align": 1}
+    assert snapshot(run.stage) == before
+    run.write({"spec.seed": 1, "spec.stages.align": align | {"steps": 2}})
+    done = run.run()
+    assert done.returncode == 73
+    assert "stage align: its settings" in said(done)
+    accepted = read_run(run.out / "prismrun.yaml")
+    assert (accepted.spec.seed, list(accepted.stages)) == (1, ["sft", "align"])
+    assert accepted.stages["align"].steps == 1
+
+
+@pytest.mark.parametrize(
+    ("align", "code", "problem"),
+    [
+        ({}, 65, "align.parquet: no such data file"),
+        (
+            {"rollout": {"backend": "vllm", "weightUpdate": "nccl"}},
+            64,
+            "stages.align.rollout.weightUpdate: nccl is not available",
+        ),
+    ],
+    ids=["missing data", "unsupported settings"],
+)
+def test_what_is_wrong_with_a_later_stage_is_said_before_anything_starts(
+    tmp_path: Path, digits_folder: Path, align: dict[str, object], code: int, problem: str
+) -> None:
+    data = {"uri": file_uri(tmp_path / "align.parquet")}
+    run = Run(tmp_path, digits_folder, {"spec.stages.align": ALIGN | {"data": data} | align})
+
+    done = run.run()
+
+    assert done.returncode == code
+    assert problem in said(done)
+    assert not (run.out / "work").exists()
 
 
 def test_a_folder_of_something_else_ends_with_73_and_is_not_touched(
@@ -170,6 +233,19 @@ def test_ctrl_c_saves_and_running_again_finishes(tmp_path: Path, digits_folder: 
     assert not cut_off.exists()
     metrics = (run.stage / "a2/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == list(range(1, 61))
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_does_not_wait_for_the_save_and_says_what_is_lost(
+    tmp_path: Path, digits_folder: Path
+) -> None:
+    run = Run(tmp_path, digits_folder, MANY_STEPS)
+
+    stopped = prism_interrupted("run", run.file, "--out", run.out, when=run.has_stepped, times=2)
+
+    assert stopped.returncode == 75, said(stopped)
+    assert "what was done since the last one is lost" in said(stopped)
+    assert list(run.out.rglob("manifest.json")) == []
 
 
 @pytest.mark.slow

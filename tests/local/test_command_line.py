@@ -176,6 +176,6 @@ def test_a_missing_data_file_ends_with_65(tmp_path: Path, digits_folder: Path) -
 def test_comparing_what_is_no_run_names_it(tmp_path: Path) -> None:
     done = prism("compare", tmp_path)
 
-    assert done.returncode == 74
-    assert str(tmp_path / "report.json") in done.stderr
+    assert done.returncode == 64
+    assert f"{tmp_path}: holds no run" in done.stderr
     assert is_an_answer(done)

@@ -13,6 +13,7 @@ from prism_operator.local import executor as executor_module
 from prism_operator.local.executor import LocalExecutor
 from prism_operator.local.folder import open_folder
 from prism_operator.planning.decide import StartAttempt, StopAttempt
+from report_builders import a_result
 from run_builders import a_plan, a_prism_run
 
 START = StartAttempt("sft", 1, None)
@@ -62,3 +63,14 @@ def test_an_attempt_that_does_not_stop_in_time_is_killed(executor: LocalExecutor
     executor.stop(STOP)
 
     wait_until(lambda: state_of(executor) == ("ended", -9))
+
+
+def test_of_several_results_that_of_the_latest_attempt_counts(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    for number in (9, 10):
+        folder = tmp_path / f"sft/a{number}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(a_result("sft", attempt=number).to_json())
+
+    assert executor.observe(suspend=False).results["sft"].attempt == 10

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from disks import fill, small_disk
+from power_cut import watched
 from prism_api.errors import FolderTaken, StoreError
 from prism_api.run import PrismRun
+from prism_api.uris import file_uri
 from prism_operator.documents import read_run
-from prism_operator.local.folder import Usage, open_folder, spec_hash
+from prism_operator.local.folder import Usage, open_folder
 from run_builders import REMOVED, Changes, a_prism_run
 
 Snapshot = dict[str, tuple[int, bytes | None]]
@@ -54,8 +56,7 @@ def test_a_new_or_empty_folder_becomes_the_runs(tmp_path: Path, exists: bool) ->
 
     opened_and_closed(path, a_prism_run())
 
-    assert sorted(p.name for p in path.iterdir()) == [".lock", "prismrun.yaml", "run.json"]
-    assert read_run(path / "prismrun.yaml") == a_prism_run()
+    assert sorted(p.name for p in path.iterdir()) == [".lock", "run.json"]
 
 
 def test_opening_again_finds_the_same_run(tmp_path: Path) -> None:
@@ -70,66 +71,73 @@ def test_every_folder_has_a_run_of_its_own(tmp_path: Path) -> None:
     assert len(uids) == 2
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"metadata.name": "other"}, "name is run, not other"),
+        ({"metadata.namespace": "other"}, "namespace is default, not other"),
+        ({"spec.storage": {"uri": "file:///s"}}, "store is {own}, not file:///s"),
+    ],
+    ids=["name", "namespace", "store"],
+)
+def test_another_run_is_refused(tmp_path: Path, changes: Changes, difference: str) -> None:
     opened_and_closed(tmp_path, a_prism_run())
 
-    message = refused(tmp_path, {"metadata.name": "other"})
+    message = refused(tmp_path, changes)
 
     assert message == (
-        f"{tmp_path}: holds the run 'run', not 'other'; give another folder with --out"
+        f"{tmp_path}: holds a run whose {difference.format(own=file_uri(tmp_path / 'store'))}; "
+        "undo the change, or give another folder with --out"
     )
+
+
+def test_a_folder_that_was_moved_is_refused(tmp_path: Path) -> None:
+    """Its results name their checkpoints by where they lay."""
+    opened_and_closed(tmp_path / "out", a_prism_run())
+    (tmp_path / "out").rename(tmp_path / "moved")
+
+    message = refused(tmp_path / "moved")
+
+    assert f"store is {file_uri(tmp_path / 'out/store')}, not " in message
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"spec.seed": 1},
-        {"spec.model.uri": "file://other"},
-        {"spec.stages.sft.learningRate": 1e-4},
-        {"spec.stages.align": REMOVED},
-        {"spec.workers": {"replicas": 2}},
-        {"spec.evaluation": REMOVED},
-        {"spec.storage": {"uri": "file://elsewhere"}},
-        {"metadata.namespace": "other"},
-    ],
-    ids=str,
-)
-def test_changed_settings_are_refused(tmp_path: Path, changes: Changes) -> None:
-    opened_and_closed(tmp_path, a_prism_run())
-
-    message = refused(tmp_path, changes)
-
-    assert f"holds this run with other settings (see {tmp_path / 'prismrun.yaml'})" in message
-    assert "undo the change, or give another folder with --out" in message
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
         {"spec.suspend": True},
         {"spec.failurePolicy": {"maxRestarts": 9}},
-        {"spec.images.trainer": "registry/new"},
-        {"spec.queue": {"name": "other"}},
-        {"spec.ttlSecondsAfterFinished": 60},
+        {"spec.stages.sft.learningRate": 1e-4},
+        {"spec.stages.align": REMOVED},
         {"metadata.labels": {"team": "a"}},
-        {"spec.seed": 0},
-        {"spec.stages.sft.batchSize": 16},
     ],
     ids=str,
 )
-def test_live_fields_and_defaults_written_out_change_nothing(
-    tmp_path: Path, changes: Changes
-) -> None:
+def test_other_settings_are_no_other_run(tmp_path: Path, changes: Changes) -> None:
+    """Whether its stages admit them is another question."""
     before = opened_and_closed(tmp_path, a_prism_run())
 
     assert opened_and_closed(tmp_path, a_prism_run(changes)) == before
 
 
-def test_retention_is_live_too(tmp_path: Path) -> None:
-    storage = {"spec.storage": {"uri": "file://s", "retention": {"keepLast": 1}}}
-    other = {"spec.storage": {"uri": "file://s", "retention": {"keepLast": 5}}}
+def test_retention_does_not_make_another_store(tmp_path: Path) -> None:
+    storage = {"spec.storage": {"uri": "file:///s", "retention": {"keepLast": 1}}}
+    other = {"spec.storage": {"uri": "file:///s", "retention": {"keepLast": 5}}}
 
-    assert spec_hash(a_prism_run(storage)) == spec_hash(a_prism_run(other))
+    before = opened_and_closed(tmp_path, a_prism_run(storage))
+
+    assert opened_and_closed(tmp_path, a_prism_run(other)) == before
+
+
+def test_checkpoints_lie_in_the_folder_or_where_the_run_says(tmp_path: Path) -> None:
+    storage = {"spec.storage": {"uri": "file:///elsewhere"}}
+    own = open_folder(tmp_path / "own", a_prism_run())
+    other = open_folder(tmp_path / "other", a_prism_run(storage))
+
+    assert own.identity.store == file_uri(tmp_path / "own/store")
+    assert other.identity.store == "file:///elsewhere"
+    own.close()
+    other.close()
 
 
 @pytest.mark.parametrize(
@@ -184,12 +192,24 @@ def test_a_start_that_was_cut_off_does_not_lock_the_folder_for_ever(
     assert opened_and_closed(tmp_path, a_prism_run())
 
 
-def test_a_document_that_was_not_written_any_more_is_written_later(tmp_path: Path) -> None:
-    uid = opened_and_closed(tmp_path, a_prism_run())
-    (tmp_path / "prismrun.yaml").unlink()
+def test_the_newest_document_is_kept(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path, a_prism_run())
+    for run in (a_prism_run(), a_prism_run({"spec.seed": 1})):
+        folder.save_document(run)
 
-    assert opened_and_closed(tmp_path, a_prism_run()) == uid
-    assert read_run(tmp_path / "prismrun.yaml") == a_prism_run()
+        assert read_run(folder.document) == run
+    folder.close()
+
+
+def test_the_same_document_is_not_written_again(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path, a_prism_run())
+    folder.save_document(a_prism_run())
+    before = snapshot(tmp_path)
+
+    folder.save_document(a_prism_run())
+
+    assert snapshot(tmp_path) == before
+    folder.close()
 
 
 OPEN_AND_CLOSE = """
@@ -222,9 +242,7 @@ def test_a_second_invocation_is_locked_out(tmp_path: Path) -> None:
         before = snapshot(tmp_path)
         with pytest.raises(FolderTaken, match="another prism is working on this run"):
             open_folder(tmp_path, a_prism_run())
-        assert {n: c for n, (_, c) in snapshot(tmp_path).items()} == {
-            n: c for n, (_, c) in before.items()
-        }
+        assert snapshot(tmp_path) == before
     finally:
         folder.close()
 
@@ -301,4 +319,12 @@ def test_unreadable_usage_counts_as_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "usage.json").write_text(text)
 
     assert folder.usage() == Usage()
+    folder.close()
+
+
+def test_a_folder_that_says_whose_it_is_survives_a_power_cut(tmp_path: Path) -> None:
+    with watched(tmp_path) as disk:
+        folder = open_folder(tmp_path / "runs/mine", a_prism_run())
+
+        assert json.loads(disk.left()["runs/mine/run.json"])["uid"] == folder.identity.uid
     folder.close()

@@ -4,12 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from prism_api.errors import FolderTaken, SpecError, StoreError
+from prism_api.errors import ProgramError, SpecError
+from prism_api.exit_codes import ExitCode
 from prism_api.uris import local_path
 from prism_operator.local.inputs import builtin_sets, localise, make_inputs
 from run_builders import REMOVED, a_prism_run
 
 BASE, INPUTS = Path("/runs/examples"), Path("/out/inputs")
+
+
+def nobody_stops() -> bool:
+    return False
 
 
 def test_relative_files_start_at_the_document() -> None:
@@ -118,14 +123,16 @@ def test_inputs_that_were_tampered_with_are_not_trained_on(
     inputs = tmp_path / "inputs"
     inputs.mkdir()
     (inputs / "digits").symlink_to(digits_folder)
-    make_inputs(["digits"], inputs, 0)  # complete already: left as it is
+    make_inputs(["digits"], inputs, 0, nobody_stops)  # complete already: left as it is
 
-    with pytest.raises(FolderTaken, match="was made with seed 0, not 1"):
-        make_inputs(["digits"], inputs, 1)
+    with pytest.raises(ProgramError, match="was made with seed 0, not 1") as caught:
+        make_inputs(["digits"], inputs, 1, nobody_stops)
+    assert caught.value.exit_code is ExitCode.FOLDER_TAKEN
 
 
 def test_inputs_that_cannot_be_written_are_a_matter_of_storage(tmp_path: Path) -> None:
     (tmp_path / "inputs").write_text("a file in the way")
 
-    with pytest.raises(StoreError, match="making the inputs 'digits'"):
-        make_inputs(["digits"], tmp_path / "inputs", 0)
+    with pytest.raises(ProgramError, match=r"inputs/digits: could not be made") as caught:
+        make_inputs(["digits"], tmp_path / "inputs", 0, nobody_stops)
+    assert caught.value.exit_code is ExitCode.STORE

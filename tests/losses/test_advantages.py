@@ -74,8 +74,19 @@ def test_a_group_without_any_format_is_pushed_down_evenly(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_group_of_equal_scores_has_no_advantage(form: Form) -> None:
-    assert advantages([3.3] * 4, [-1.0] * 4, [True] * 4, form) == pytest.approx([0.0] * 4)
+@given(
+    caption=st.floats(-10, 10),
+    reasoning=st.floats(-10, 10),
+    size=st.integers(2, 20),
+    share=st.floats(0, 1),
+)
+def test_a_group_of_equal_scores_has_exactly_no_advantage(
+    form: Form, caption: float, reasoning: float, size: int, share: float
+) -> None:
+    """Rounding, divided by the deviation that it makes itself, would be of order one."""
+    weights = (share, 1 - share)
+    ours = advantages([caption] * size, [reasoning] * size, [True] * size, form, weights)
+    assert ours == [0.0] * size
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from observed_builders import a_proof, ended, interrupted, observed, running
+from observed_builders import a_proof, ended, interrupted, observed, preempted, running
 from prism_api.exit_codes import ExitCode
 from prism_api.resources import FailurePolicy
 from prism_operator.planning.decide import (
@@ -20,8 +20,14 @@ from prism_operator.planning.observation import RunObserved
 from run_builders import a_plan
 
 PLAN = a_plan()
-POLICY = FailurePolicy(max_restarts=2, start_deadline_seconds=100, stage_deadline_seconds=1000)
-SFT, ALIGN, RLVR = a_proof("sft"), a_proof("align"), a_proof("rlvr")
+POLICY = FailurePolicy(
+    max_restarts=2, max_preemptions=3, start_deadline_seconds=100, stage_deadline_seconds=1000
+)
+SFT = a_proof("sft")
+ALIGN = a_proof("align", after=SFT)
+RLVR = a_proof("rlvr", after=ALIGN)
+OTHER_SEED = a_proof("sft", plan=a_plan({"spec.seed": 1}))
+OTHER_PARENT = a_proof("align", after=a_proof("sft", 2))
 NOW = 50.0
 
 
@@ -88,6 +94,32 @@ EXAMPLES = (
         start("sft", 1),
     ),
     Example(
+        "a result under other settings is neither built upon nor replaced",
+        observed(results=(OTHER_SEED,), sft=[ended(0)]),
+        State.BLOCKED,
+    ),
+    Example(
+        "nor is one that was made from another checkpoint",
+        observed(results=(SFT, OTHER_PARENT)),
+        State.BLOCKED,
+    ),
+    Example(
+        "nor is one that was made from the model itself",
+        observed(results=(SFT, a_proof("align"))),
+        State.BLOCKED,
+    ),
+    Example(
+        "that is said while suspended too",
+        observed(results=(OTHER_SEED,), suspend=True),
+        State.BLOCKED,
+    ),
+    Example(
+        "but not before what runs has ended",
+        observed(results=(OTHER_SEED,), sft=[running()]),
+        State.STOPPING,
+        ("sft", 1),
+    ),
+    Example(
         "nothing starts while a proven stage's process ends",
         observed(results=(SFT,), sft=[running()]),
         State.RUNNING,
@@ -117,10 +149,33 @@ EXAMPLES = (
     Example("so is an unknown code", observed(sft=[ended(3)]), State.RUNNING, start("sft", 2)),
     Example("but not at once", observed(sft=[ended(1, ended_at=50)]), State.RUNNING),
     Example(
-        "preempted attempts do not count",
-        observed(sft=[interrupted(n) for n in range(1, 9)]),
+        "what its user stops does not count",
+        observed(sft=[interrupted(n) for n in range(1, 200)]),
         State.RUNNING,
-        start("sft", 9),
+        start("sft", 200),
+    ),
+    Example(
+        "preempted attempts are no faults",
+        observed(sft=[ended(1, 1), ended(1, 2), preempted(3), preempted(4), preempted(5)]),
+        State.RUNNING,
+        start("sft", 6),
+    ),
+    Example(
+        "and go on at once",
+        observed(sft=[ended(1, 1, ended_at=49.5), preempted(2)]),
+        State.RUNNING,
+        start("sft", 3),
+    ),
+    Example(
+        "but they have a cap of their own",
+        observed(sft=[preempted(n) for n in range(1, 5)]),
+        State.FAILED,
+    ),
+    Example(
+        "which is each stage's own too",
+        observed(results=(SFT,), sft=[preempted(n) for n in range(1, 5)]),
+        State.RUNNING,
+        start("align", 1, SFT),
     ),
     Example(
         "saved attempts do not count",
@@ -290,6 +345,8 @@ def test_only_a_settled_run_is_not_looked_at_again(example: Example) -> None:
         (observed(sft=[ended(1, n) for n in (1, 2, 3)]), ExitCode.CRASHED),
         (observed(sft=[ended(0, n) for n in (1, 2, 3)]), ExitCode.CRASHED),
         (observed(sft=[ended(STOPPED, ended_at=1001)]), ExitCode.CRASHED),
+        (observed(sft=[preempted(n) for n in range(1, 5)]), ExitCode.CRASHED),
+        (observed(results=(OTHER_SEED,)), ExitCode.FOLDER_TAKEN),
     ],
 )
 def test_a_failed_run_never_looks_done_or_merely_stopped(
@@ -302,6 +359,22 @@ def test_the_last_message_of_the_trainer_is_passed_on() -> None:
     assert decided(observed(sft=[ended(65, message="row 3 is bad")])).message == "row 3 is bad"
     failed = decided(observed(sft=[ended(1, n, message=f"{n}!") for n in (1, 2, 3)]))
     assert failed.message == "failed 3 times, maxRestarts is 2; last: 3!"
+
+
+def test_a_result_that_proves_nothing_is_named_with_what_to_do() -> None:
+    decision = decided(observed(results=(SFT, OTHER_PARENT)))
+
+    assert decision.message == decision.stages["align"].message
+    assert decision.message.startswith(
+        "align: its result (attempt 1) was made under other settings"
+    )
+    assert "undo the change" in decision.message
+
+
+def test_too_many_preemptions_are_counted_for_the_reader() -> None:
+    decision = decided(observed(sft=[preempted(n) for n in range(1, 5)]))
+
+    assert decision.message == "preempted 4 times, maxPreemptions is 3"
 
 
 def test_the_status_counts_faults() -> None:
@@ -336,6 +409,20 @@ def test_the_pause_counts_from_the_end_of_the_attempt() -> None:
     assert (early.actions, early.requeue_after_seconds) == ((), 1.0)
     assert early.stages["sft"].message == "tries again in 1 s"
     assert decided(found, 39.0, policy).actions == (start("sft", 4),)
+
+
+def test_a_moved_store_proves_as_much() -> None:
+    """Where a checkpoint lies does not matter, only what it is."""
+    moved = SFT.checkpoint.model_copy(update={"uri": "file:///moved/sft/a1/step-9"})
+    sft = SFT.model_copy(update={"checkpoint": moved})
+
+    assert decided(observed(results=(sft, ALIGN))).actions == (start("rlvr", 1, ALIGN),)
+
+
+def test_a_larger_cap_lets_a_preempted_run_go_on() -> None:
+    found = observed(sft=[preempted(n) for n in range(1, 5)])
+
+    assert decided(found, policy=FailurePolicy()).actions == (start("sft", 5),)
 
 
 def test_a_smaller_budget_applies_from_the_next_attempt() -> None:

@@ -1,11 +1,12 @@
 """Laws of decide(): whatever happens, in whatever order, these hold at every decision.
 
-The machine plays the world: attempts step, end, hang, are preempted; users suspend and continue;
-results of other runs turn up. The laws are checked by its own bookkeeping, not by decide's.
+The machine plays the world: attempts step, end, hang, are preempted; users stop, continue, change
+the settings and undo that; results of other runs turn up. The laws are checked by its own
+bookkeeping, not by decide's.
 """
 
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from observed_builders import a_proof
 from prism_api.names import STAGE_ORDER, StageKind
 from prism_api.resources import FailurePolicy
+from prism_api.stage_config import StageResult
 from prism_operator.planning.decide import (
     Decision,
     StartAttempt,
@@ -25,7 +27,8 @@ from prism_operator.planning.decide import (
     decide,
 )
 from prism_operator.planning.observation import AttemptObserved, RunObserved
-from run_builders import REMOVED, UID, a_plan
+from prism_operator.planning.plan import Plan
+from run_builders import REMOVED, a_plan
 
 FINAL_CODES = (64, 65, 70)
 NEEDS_HELP = 74
@@ -34,12 +37,21 @@ OTHER_UID = "99999999-9999"
 SETTLED = (State.SUCCEEDED, State.FAILED, State.BLOCKED, State.SUSPENDED)
 
 
+@dataclass(frozen=True)
+class MadeOf:
+    """What decides a result here: the only setting that users change, and what it started from."""
+
+    seed: int
+    parent: StageResult | None
+
+
 class World(RuleBasedStateMachine):
     """One run and everything that can happen to it."""
 
     @initialize(
         kinds=st.sets(st.sampled_from(STAGE_ORDER), min_size=1),
         restarts=st.integers(0, 3),
+        preemptions=st.integers(0, 2),
         start_deadline=st.sampled_from([50, 500]),
         stage_deadline=st.none() | st.integers(501, 3000),
     )
@@ -49,12 +61,14 @@ class World(RuleBasedStateMachine):
         restarts: int,
         start_deadline: int,
         stage_deadline: int | None,
+        preemptions: int = 2,
     ) -> None:
-        absent = set(STAGE_ORDER) - kinds
-        self.plan = a_plan({f"spec.stages.{kind}": REMOVED for kind in sorted(absent)})
+        self.absent = {f"spec.stages.{k}": REMOVED for k in STAGE_ORDER if k not in kinds}
+        self.seed, self.plan = 0, a_plan(self.absent)
         self.kinds = [kind for kind in STAGE_ORDER if kind in kinds]
         self.policy = FailurePolicy(
             max_restarts=restarts,
+            max_preemptions=preemptions,
             start_deadline_seconds=start_deadline,
             stage_deadline_seconds=stage_deadline,
         )
@@ -62,6 +76,9 @@ class World(RuleBasedStateMachine):
         self.suspend = False
         self.attempts: dict[StageKind, list[AttemptObserved]] = {kind: [] for kind in self.kinds}
         self.results: dict[StageKind, Any] = {}
+        self.made_of: dict[StageKind, MadeOf] = {}
+        """Of the results of this run."""
+        self.started_from: dict[tuple[StageKind, int], MadeOf] = {}
         self.last: Decision | None = None
 
     # What the executor does.
@@ -82,6 +99,7 @@ class World(RuleBasedStateMachine):
         for start in starts:
             fresh = AttemptObserved(start.attempt, "running", started_at=self.now)
             self.attempts[start.kind].append(fresh)
+            self.started_from[start.kind, start.attempt] = self.would_be_made_of(start.kind)
         self.last = decision
 
     def check_starts(self, starts: list[StartAttempt]) -> None:
@@ -90,6 +108,7 @@ class World(RuleBasedStateMachine):
             before = self.kinds[: self.kinds.index(start.kind)]
             assert all(self.is_proven(kind) for kind in before)
             assert not self.is_proven(start.kind)
+            assert not self.is_contradicted()
             parent = self.results[before[-1]].checkpoint if before else None
             assert start.init_from == parent
             assert not self.all_running()
@@ -103,6 +122,8 @@ class World(RuleBasedStateMachine):
         assert not (earlier and earlier[-1].exit_code == NEEDS_HELP)
         faults = [a for a in earlier if self.is_fault(a)]
         assert len(faults) <= self.policy.max_restarts
+        preempted = [a for a in earlier if a.state == "preempted"]
+        assert len(preempted) <= self.policy.max_preemptions
         if earlier and self.is_fault(earlier[-1]):
             assert self.now >= earlier[-1].ended_at + backoff_seconds(len(faults))
         limit = self.policy.stage_deadline_seconds
@@ -125,6 +146,8 @@ class World(RuleBasedStateMachine):
             assert decision.requeue_after_seconds > 0
         if decision.state is State.SUSPENDED:
             assert self.suspend
+        if self.is_contradicted():
+            assert decision.state is (State.STOPPING if self.all_running() else State.BLOCKED)
         if decision.state in (State.FAILED, State.BLOCKED):
             assert decision.exit_code not in (None, 0, SAVED)
         shown = {kind for kind, s in decision.stages.items() if s.state is State.SUCCEEDED}
@@ -153,13 +176,18 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.all_running())
     @rule()
     def an_attempt_is_preempted(self) -> None:
-        self.change(state="interrupted", ended_at=self.now)
+        self.change(state="preempted", ended_at=self.now)
+
+    @rule()
+    def the_runner_is_stopped(self) -> None:
+        while self.all_running():
+            self.change(state="interrupted", ended_at=self.now)
 
     @precondition(lambda self: self.all_running())
     @rule(lingers=st.booleans())
     def an_attempt_succeeds(self, lingers: bool) -> None:
         kind, attempt = self.all_running()[-1]
-        self.results[kind] = a_proof(kind, attempt.number)
+        self.put_result(kind, attempt.number, self.started_from[kind, attempt.number])
         if not lingers:
             self.change(state="ended", exit_code=0, ended_at=self.now, has_stepped=True)
 
@@ -167,6 +195,17 @@ class World(RuleBasedStateMachine):
     def a_result_that_proves_nothing_turns_up(self, kind: StageKind, of: StageKind) -> None:
         if kind in self.kinds and kind not in self.results:
             self.results[kind] = a_proof(of, uid=OTHER_UID)
+
+    @rule(seed=st.integers(0, 1))
+    def the_user_changes_the_settings_or_undoes_that(self, seed: int) -> None:
+        self.seed, self.plan = seed, self.plan_of(seed)
+
+    @precondition(lambda self: self.made_of)
+    @rule(place=st.integers(0, 2))
+    def a_stage_gets_another_result(self, place: int) -> None:
+        """As if its end had been done again by hand, which gives another checkpoint."""
+        kind = list(self.made_of)[place % len(self.made_of)]
+        self.put_result(kind, self.results[kind].attempt + 100, self.made_of[kind])
 
     @rule()
     def somebody_helps(self) -> None:
@@ -210,9 +249,28 @@ class World(RuleBasedStateMachine):
             if a.state == "running"
         ]
 
+    def plan_of(self, seed: int) -> Plan:
+        return a_plan({"spec.seed": seed} | self.absent)
+
+    def put_result(self, kind: StageKind, attempt: int, made_of: "MadeOf") -> None:
+        plan = self.plan_of(made_of.seed)
+        self.results[kind] = a_proof(kind, attempt, after=made_of.parent, plan=plan)
+        self.made_of[kind] = made_of
+
+    def would_be_made_of(self, kind: StageKind) -> "MadeOf":
+        before = self.kinds[: self.kinds.index(kind)]
+        return MadeOf(self.seed, self.results.get(before[-1]) if before else None)
+
     def is_proven(self, kind: StageKind) -> bool:
-        result = self.results.get(kind)
-        return result is not None and result.run.uid == UID and result.kind == kind
+        before = self.kinds[: self.kinds.index(kind)]
+        as_planned = self.made_of.get(kind) == self.would_be_made_of(kind)
+        return as_planned and all(self.is_proven(earlier) for earlier in before)
+
+    def current(self) -> StageKind | None:
+        return next((kind for kind in self.kinds if not self.is_proven(kind)), None)
+
+    def is_contradicted(self) -> bool:
+        return self.current() in self.made_of
 
     def is_fault(self, attempt: AttemptObserved) -> bool:
         if attempt.state != "ended":
@@ -228,7 +286,8 @@ class World(RuleBasedStateMachine):
         limit = self.policy.stage_deadline_seconds
         age = self.now - attempt.started_at
         return (
-            self.is_proven(kind)
+            kind != self.current()
+            or self.is_contradicted()
             or self.suspend
             or (not attempt.has_stepped and age > self.policy.start_deadline_seconds)
             or (limit is not None and self.seconds(kind) > limit)
@@ -259,3 +318,36 @@ def test_the_world_does_reach_what_the_laws_are_about(code: int) -> None:
     assert world.last is not None
     assert (world.last.state, world.last.exit_code) == (State.FAILED, code)
     assert len(world.attempts["rlvr"]) == 1
+
+
+def test_the_world_does_reach_a_result_under_other_settings() -> None:
+    world = World()
+    world.begin({"sft", "align"}, restarts=1, start_deadline=50, stage_deadline=None)
+    world.look()
+    world.an_attempt_succeeds(lingers=False)
+    world.look()
+    world.the_user_changes_the_settings_or_undoes_that(1)
+    world.look()
+    assert world.last is not None
+    assert world.last.state is State.STOPPING
+    world.an_attempt_ends(SAVED)
+    world.look()
+    assert (world.last.state, world.last.exit_code) == (State.BLOCKED, 73)
+
+    world.the_user_changes_the_settings_or_undoes_that(0)
+    world.look()
+
+    assert [kind for kind, _ in world.all_running()] == ["align"]
+
+
+def test_the_world_does_reach_the_cap_on_preemptions() -> None:
+    world = World()
+    world.begin({"sft"}, restarts=0, start_deadline=50, stage_deadline=None, preemptions=1)
+    for _ in range(2):
+        world.the_runner_is_stopped()
+        world.look()
+        world.an_attempt_is_preempted()
+    world.look()
+
+    assert world.last is not None
+    assert (world.last.state, world.last.exit_code) == (State.FAILED, 1)

@@ -7,6 +7,7 @@ import pytest
 from prism_api.base import parse
 from prism_api.checkpoint import CheckpointRef
 from prism_api.names import MAX_RUN_NAME, STAGE_ORDER
+from prism_api.resources import Workers
 from prism_api.run import PrismRun
 from prism_api.stage_config import RunRef
 from prism_operator.planning.naming import attempt_name, stage_uri
@@ -96,6 +97,34 @@ def test_a_stage_may_have_its_own_workers_and_rollouts() -> None:
     assert align.rollout is not None
     assert rlvr.rollout is not None
     assert (align.rollout.batch_size, rlvr.rollout.batch_size) == (256, 9)
+
+
+@pytest.mark.parametrize(
+    ("workers", "precision"),
+    [
+        ({}, "fp32"),
+        ({"gpusPerReplica": 8}, "bf16"),
+        ({"precision": "fp32"}, "fp32"),
+        ({"gpusPerReplica": 8, "precision": "fp32"}, "fp32"),
+        ({"gpusPerReplica": 8, "precision": "bf16"}, "bf16"),
+        ({"gpusPerReplica": 8, "precision": "auto", "threadsPerProcess": 3}, "bf16"),
+    ],
+)
+def test_the_plan_shows_the_precision_resolved(workers: dict[str, Any], precision: str) -> None:
+    """Published: bf16; a CPU computes in fp32."""
+    (step,) = a_plan(
+        {"spec.workers": workers, "spec.stages.align": REMOVED, RLVR: REMOVED}
+    ).train_steps
+    document = step.config(1, None).model_dump(mode="json", by_alias=True)
+
+    expected = Workers.model_validate(workers, by_alias=True).model_dump(by_alias=True)
+    assert document["workers"] == expected | {"precision": precision}
+
+
+def test_each_stage_has_the_precision_of_its_own_workers() -> None:
+    steps = a_plan({"spec.stages.align.workers": {"gpusPerReplica": 4}}).train_steps
+
+    assert [step.workers.precision for step in steps] == ["fp32", "bf16", "fp32"]
 
 
 def test_servers_are_counted() -> None:

@@ -1,7 +1,8 @@
-"""Kills a whole run with SIGKILL at random moments and resumes it each time; `make test-resume`.
+"""Kills a whole run with SIGKILL at 20 random moments, spread over all stages and aimed at
+all their phases, and resumes it each time; `make test-resume`.
 
 The final weights, optimizer states and metrics of every stage must be bitwise those of a run that
-nobody disturbed. Prints where each kill hit, so that one can see that all stages were hit.
+nobody disturbed. Prints where each kill hit; every stage has to be hit often enough.
 """
 
 import argparse
@@ -12,41 +13,37 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from places import DELAYS_SECONDS, STAGES, Place, attempts_of, place_of, places_to_hit
 
 ROOT = Path(__file__).parents[2]
 PRISM = Path(sys.executable).with_name("prism")
-STAGES = ("sft", "align", "rlvr")
-
-
-@dataclass(frozen=True)
-class Kill:
-    """One kill and what the run was doing."""
-
-    after_seconds: float
-    place: str
+POLL_SECONDS = 0.005
+PATIENCE_SECONDS = 240
 
 
 def short_run() -> dict[str, Any]:
-    """The quickstart, shrunk so that an undisturbed run takes a minute or two."""
+    """The quickstart, shrunk so that an undisturbed run takes about a minute."""
     run: dict[str, Any] = yaml.safe_load((ROOT / "examples/quickstart.yaml").read_text())
     stages = run["spec"]["stages"]
     run["metadata"]["name"] = "resume"
     run["spec"]["evaluation"]["maxSamples"] = 128
-    stages["sft"] |= {"steps": 240, "checkpointEverySteps": 17, "learningRate": 0.003}
-    stages["align"] |= {"steps": 30, "checkpointEverySteps": 3, "learningRate": 0.0001}
+    stages["sft"] |= {"steps": 160, "checkpointEverySteps": 17, "learningRate": 0.003}
+    stages["align"] |= {"steps": 24, "checkpointEverySteps": 3, "learningRate": 0.0001}
     stages["align"]["discriminator"] |= {"learningRate": 0.001}
     stages["align"]["discriminator"]["warmup"] = {
         "steps": 10,
         "batchSize": 16,
         "learningRate": 0.001,
     }
-    stages["rlvr"] |= {"steps": 30, "checkpointEverySteps": 3, "learningRate": 0.0001}
+    stages["rlvr"] |= {"steps": 24, "checkpointEverySteps": 3, "learningRate": 0.0001}
+    stages["rlvr"] |= {"batchSize": 16}
     return run
 
 
@@ -62,25 +59,74 @@ def main() -> None:
 
 def check(folder: Path, kills: int, moments: random.Random) -> bool:
     """Whether a run that was killed so often ends exactly like an undisturbed one."""
-    spec = folder / "run.yaml"
+    spec, calm, killed = folder / "run.yaml", folder / "calm", folder / "killed"
     spec.write_text(yaml.safe_dump(short_run()))
     started = time.monotonic()
-    finish(spec, folder / "calm")
-    calm_seconds = time.monotonic() - started
-    say(f"undisturbed: {calm_seconds:.0f} s")
-    for number in range(1, kills + 1):
-        if (folder / "killed" / "report.json").exists():
-            say(f"the run was done after {number - 1} kills; give fewer or shorter moments")
-            return False
-        kill = run_and_kill(spec, folder / "killed", moments.uniform(0.3, 0.15 * calm_seconds))
-        say(f"kill {number:2d} after {kill.after_seconds:4.1f} s: {kill.place}")
-    finish(spec, folder / "killed")
-    calm, killed = (fingerprint(folder / run) for run in ("calm", "killed"))
-    different = sorted(key for key in calm | killed if calm.get(key) != killed.get(key))
-    say(f"{len(calm)} tensors files and histories compared, {len(different)} differ")
-    for key in different:
-        say(f"  differs: {key}")
-    return not different
+    finish(spec, calm)
+    say(f"undisturbed: {time.monotonic() - started:.0f} s\n")
+    hits = kill_everywhere(spec, killed, places_to_hit(kills, moments), moments)
+    finish(spec, killed)
+    say(f"\nin all: {time.monotonic() - started:.0f} s")
+    return hit_all_stages(hits, kills // 5) and are_equal(fingerprint(calm), fingerprint(killed))
+
+
+def kill_everywhere(
+    spec: Path, out: Path, wanted: Sequence[Place], moments: random.Random
+) -> list[Place]:
+    """Kill the run at each of the places and say where the kill hit."""
+    say("kill  stage  phase       step     wanted             after")
+    hits = []
+    for number, place in enumerate(wanted, start=1):
+        seconds = moments.uniform(0, DELAYS_SECONDS[place.phase])
+        hit = run_and_kill(spec, out, place, seconds)
+        step = f"{hit.step}/{hit.steps}" if hit.steps else "-"
+        aim = f"{place.stage} {place.phase}"
+        say(f"{number:4d}  {hit.stage:5}  {hit.phase:10}  {step:7}  {aim:17}  + {seconds:.2f} s")
+        hits.append(hit)
+    return hits
+
+
+def run_and_kill(spec: Path, out: Path, wanted: Place, seconds: float) -> Place:
+    """Start or resume the run and kill all its processes so long after a place was reached; returns
+    where it stood."""
+    before = attempts_of(out)
+    process = psutil.Popen(command(spec, out), stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not place_of(out, before).reaches(wanted):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the run ended, or hangs, before it got to {wanted}")
+            time.sleep(POLL_SECONDS)
+        time.sleep(seconds)
+    finally:
+        tree = frozen(process)
+        hit = place_of(out, before)
+        for member in tree:
+            member.kill()
+        psutil.wait_procs(tree, timeout=30)
+    return hit
+
+
+def frozen(process: psutil.Popen) -> list[psutil.Process]:
+    """A process and all below it, suspended: nothing may be born while they are being killed."""
+    tree: list[psutil.Process] = []
+    while members := [p for p in [process, *descendants(process)] if p not in tree]:
+        for member in reversed(members):  # first of all the trainers
+            try:
+                member.suspend()
+            except psutil.NoSuchProcess:
+                continue
+        tree += members
+    return tree
+
+
+def descendants(process: psutil.Process) -> list[psutil.Process]:
+    """All processes below one, none if it is gone."""
+    try:
+        found: list[psutil.Process] = process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return found
 
 
 def finish(spec: Path, out: Path) -> None:
@@ -88,45 +134,25 @@ def finish(spec: Path, out: Path) -> None:
     subprocess.run(command(spec, out), check=True, stdout=subprocess.DEVNULL)
 
 
-def run_and_kill(spec: Path, out: Path, seconds: float) -> Kill:
-    """Start or resume the run and kill its whole process tree after so many seconds."""
-    process = psutil.Popen(command(spec, out), stdout=subprocess.DEVNULL)
-    time.sleep(seconds)
-    tree = [process, *process.children(recursive=True)] if process.is_running() else []
-    for member in tree:
-        member.suspend()  # nothing may be born while the tree is being killed
-    tree += [c for member in tree for c in children(member) if c not in tree]
-    for member in tree:
-        member.kill()
-    psutil.wait_procs(tree, timeout=30)
-    return Kill(seconds, place_of(out))
-
-
-def children(process: psutil.Process) -> list[psutil.Process]:
-    """Direct children, none if it is gone."""
-    try:
-        found: list[psutil.Process] = process.children()
-    except psutil.NoSuchProcess:
-        return []
-    return found
-
-
 def command(spec: Path, out: Path) -> list[str]:
     """The command a user would type."""
     return [str(PRISM), "run", str(spec), "--out", str(out)]
 
 
-def place_of(out: Path) -> str:
-    """The newest progress of the run."""
-    reports = sorted(out.glob("work/*/*/progress.json"), key=lambda path: path.stat().st_mtime)
-    if (out / "report.json").exists():
-        return "finished"
-    if not reports:
-        return "before the first step"
-    progress = json.loads(reports[-1].read_text())
-    attempts = len(list(out.glob("work/*/*")))
-    place = f"{progress['stage']} {progress['phase']} {progress['step']}/{progress['steps']}"
-    return f"{place} (newest report; {attempts} attempts so far)"
+def hit_all_stages(hits: Sequence[Place], least: int) -> bool:
+    """Whether each stage was hit at least so often."""
+    counts = Counter(hit.stage for hit in hits)
+    say("hits: " + ", ".join(f"{stage} {counts[stage]}" for stage in STAGES))
+    return all(counts[stage] >= least for stage in STAGES)
+
+
+def are_equal(calm: dict[str, str], killed: dict[str, str]) -> bool:
+    """Whether both runs have the same of everything, and what differs if not."""
+    different = sorted(key for key in calm | killed if calm.get(key) != killed.get(key))
+    say(f"{len(calm)} tensor files, histories and accuracies compared, {len(different)} differ")
+    for key in different:
+        say(f"  differs: {key}")
+    return not different
 
 
 def fingerprint(out: Path) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """The response format and the items of a caption."""
 
 import dataclasses
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -135,6 +137,43 @@ def test_tags_alone_have_the_format_in_one_order_only(tags: list[str]) -> None:
     assert (parse_response(" ".join(tags)) is not None) == (tags == TAGS)
 
 
+MEGABYTE = 2**20
+ENDLESS = [
+    pytest.param(lambda n: "<caption>" * (n // 9), id="opening tags"),
+    pytest.param(lambda n: "</answer>" * (n // 9), id="closing tags"),
+    pytest.param(lambda n: blocks() * (n // 54), id="responses"),
+    pytest.param(lambda n: blocks(caption="<" * n), id="brackets in a block"),
+    pytest.param(lambda n: blocks(think="x" * n), id="long thinking"),
+    pytest.param(lambda n: blocks(gap=" " * (n // 2)), id="space between the blocks"),
+    pytest.param(lambda n: blocks(gap=" " * (n // 2) + "x"), id="space and text between them"),
+    pytest.param(lambda n: " " * n + blocks() + "x", id="space before"),
+    pytest.param(lambda n: blocks() + " " * n + "x", id="space behind"),
+    pytest.param(lambda n: blocks(answer="x" * n)[:-9], id="block that is never closed"),
+    pytest.param(lambda n: "<caption>" + "x" * n, id="caption that is never closed"),
+    pytest.param(lambda n: "<caption></caption><think>" * (n // 26), id="nested blocks"),
+    pytest.param(lambda n: "<" * n, id="brackets"),
+]
+
+
+def seconds(text: str) -> float:
+    """Processor time to parse, the least of five."""
+    samples = []
+    for _ in range(5):
+        start = time.process_time()
+        parse_response(text)
+        samples.append(time.process_time() - start)
+    return min(samples)
+
+
+@pytest.mark.parametrize("text_of_length", ENDLESS)
+def test_the_time_grows_with_the_length_up_to_a_megabyte(
+    text_of_length: Callable[[int], str],
+) -> None:
+    short, long = text_of_length(MEGABYTE // 8), text_of_length(MEGABYTE)
+    assert len(long) > 7 * len(short)
+    assert seconds(long) < 3 * 8 * seconds(short) + 1e-3
+
+
 @pytest.mark.parametrize(
     ("caption", "items"),
     [
@@ -149,6 +188,10 @@ def test_tags_alone_have_the_format_in_one_order_only(tags: list[str]) -> None:
         pytest.param("- **a** b", ["**a** b"], id="bold behind the bullet"),
         pytest.param("-\n*\n- ", [], id="bullets without text"),
         pytest.param("", [], id="empty caption"),
+        pytest.param(
+            "<caption>\n- a\n- b\n</caption>", ["a", "b"], id="tags on lines of their own"
+        ),
+        pytest.param("<caption>a\nb</caption>", ["a", "b"], id="tags beside the items"),
         pytest.param("- a - b", ["a - b"], id="hyphen inside"),
         pytest.param("a - b\nc * d", ["a - b", "c * d"], id="hyphen and star inside only"),
     ],
@@ -169,6 +212,7 @@ def test_caption_items_are_the_lines_without_bullets(caption: str, items: list[s
         pytest.param("- a", "", (0, 0), id="empty reference"),
         pytest.param("*  row 1:   3 4", "- row 1: 3 4", (1, 1), id="other bullet and space"),
         pytest.param("- Point A", "- Point a", (0, 1), id="other case"),
+        pytest.param("- a\n- b", "<caption>\n- a\n- b\n</caption>", (2, 2), id="tagged reference"),
     ],
 )
 def test_items_match_at_the_same_index_only(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prism_trainer.rewards.reward import Reward, RewardWeights, overlong_penalty, score
+from prism_trainer.rewards.reward import Reward, RewardWeights, overlong_penalty, score, score_many
 from prism_trainer.rewards.verifier import Verdict
 
 PUBLISHED = RewardWeights()
@@ -54,6 +54,22 @@ def test_the_default_weights_are_the_published_ones() -> None:
 )
 def test_the_published_reward(text: str, truths: list[str], expected: Reward) -> None:
     assert score(text, truths, PUBLISHED) == expected
+
+
+def test_a_batch_gets_the_rewards_of_its_responses() -> None:
+    samples = [
+        (response(r"2\sqrt{3}"), [r"\sqrt{12}"]),
+        (response(r"2\sqrt{3}"), [r"\sqrt{13}"]),
+        (response("7"), [""]),
+        ("7", ["7"]),
+    ]
+    assert score_many(samples, PUBLISHED) == [
+        Reward(1.0, 1.0, 1.0, Verdict.RIGHT),
+        Reward(0.2, 0.0, 1.0, Verdict.WRONG),
+        Reward(0.2, 0.0, 1.0, Verdict.UNVERIFIABLE),
+        Reward(0.0, 0.0, 0.0, Verdict.WRONG),
+    ]
+    assert score_many([], PUBLISHED) == []
 
 
 def test_the_weights_multiply_the_parts() -> None:

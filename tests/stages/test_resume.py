@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from prism_api.errors import SpecError
-from prism_api.resources import DataSource
+from prism_api.resources import DataSource, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
+from prism_trainer.stages.sft import SftProgram
 from stage_builders import (
     Crash,
     Finished,
@@ -150,6 +151,29 @@ def test_running_a_finished_stage_again_changes_nothing(
     config = stage_config(STAGES["grpo"](inputs), inputs.talker, tmp_path)
     run_to_end(config, tmp_path)
     assert_equal(run_to_end(config, tmp_path), undisturbed("grpo"))
+
+
+def test_a_stage_stopped_while_it_evaluates_has_only_the_evaluation_left(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = Evaluation(data=inputs.prompts, batch_size=4, max_response_tokens=40)
+    config, other = (
+        stage_config(sft_stage(inputs.demos), inputs.talker, tmp_path / name, evaluation=evaluation)
+        for name in ("stopped", "undisturbed")
+    )
+    whole = run_to_end(other, tmp_path / "undisturbed")
+    # Six iterations and the first of four batches.
+    assert not run_attempt(config, tmp_path / "stopped", stop_after(7))
+    attempt = tmp_path / "stopped" / "store" / "sft" / "a1"
+    assert (attempt / "step-6" / "manifest.json").is_file()
+    assert not (attempt / "result.json").exists()
+    monkeypatch.setattr(SftProgram, "iterate", lambda *_: pytest.fail("all steps were done"))
+    resumed = run_to_end(again(config), tmp_path / "stopped")
+    assert resumed.history() == whole.history()
+    ours, theirs = resumed.result(), whole.result()
+    assert ours["evaluation"] == theirs["evaluation"]
+    assert ours["evaluation"]["samples"] == 16
+    assert ours["steps"] == theirs["steps"] == 6
 
 
 def test_a_resume_under_other_settings_is_refused(inputs: Inputs, tmp_path: Path) -> None:

@@ -1,37 +1,30 @@
 """RLVR in a few steps: rewards rise, and every switch does what it says."""
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from prism_api.errors import DataError
 from prism_api.resources import DataSource
-from prism_api.stages import Overlong, RlvrStage
-from prism_trainer import distributed
+from prism_api.stages import Overlong
 from prism_trainer.distributed import Ranks
-from prism_trainer.rewards.reward import RewardWeights, score
-from prism_trainer.stages.rlvr import RlvrProgram
-from prism_trainer.stages.run import build_context, build_program
-from prism_trainer.stages.sampling import PolicyUpdate, SampledGroup
+from prism_trainer.stages.rlvr import mini_batches
+from ranks_in_threads import on_every_rank
+from rlvr_builders import run, watch_updates
 from stage_builders import (
     UNVERIFIABLE,
     Finished,
     Row,
     rlvr_stage,
-    run_to_end,
-    stage_config,
+    with_long_prompt,
     with_truth,
     write_rows,
 )
-
-
-def run(stage: RlvrStage, talker: Path, folder: Path) -> Finished:
-    folder.mkdir(parents=True, exist_ok=True)
-    return run_to_end(stage_config(stage, talker, folder), folder)
 
 
 def unmoved(finished: Finished, talker: Path) -> bool:
@@ -73,7 +66,8 @@ def test_with_one_mini_batch_no_clip_acts(
     talker: Path, prompts: DataSource, tmp_path: Path
 ) -> None:
     stage = rlvr_stage(prompts, clip_low=1e-4, clip_high=1e-4, learning_rate=1e-2)
-    assert run(stage, talker, tmp_path).column("clip_fraction") == [0.0] * 4
+    clipped = run(stage, talker, tmp_path).column("clip_fraction")
+    assert set(clipped) == {0.0}
 
 
 def test_several_mini_batches_make_ratios_and_clips_live(
@@ -89,18 +83,76 @@ def test_several_mini_batches_make_ratios_and_clips_live(
 def test_mini_batches_take_one_optimizer_step_each(
     talker: Path, prompts: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[tuple[int, int]] = []
-    inner = PolicyUpdate.run
-
-    def watching(self: PolicyUpdate, groups: Any, advantages: Any, step: int, old: Any) -> Any:
-        steps.append((step, len(groups)))
-        assert (old is not None) == (len(groups) < 4)
-        return inner(self, groups, advantages, step, old)
-
-    monkeypatch.setattr(PolicyUpdate, "run", watching)
+    seen = watch_updates(monkeypatch)
     run(rlvr_stage(prompts, steps=2, mini_batches=2), talker, tmp_path / "two")
     run(rlvr_stage(prompts, steps=2), talker, tmp_path / "one")
-    assert steps == [(0, 2), (1, 2), (2, 2), (3, 2), (0, 4), (1, 4)]
+    assert [(u.step, len(u.groups)) for u in seen] == [
+        (0, 2),
+        (1, 2),
+        (2, 2),
+        (3, 2),
+        (0, 4),
+        (1, 4),
+    ]
+    for update in seen:
+        old = [value for group in update.old_logprobs or () for value in group]
+        assert len(old) == 4 * len(update.groups)
+        has_ratios = len(update.groups) == 2
+        assert all((value is not None) == has_ratios for value in old)
+
+
+PARTS = st.integers(1, 5)
+PLACES = st.lists(st.integers(0, 99), min_size=1, max_size=12, unique=True)
+
+
+@given(batch=PLACES, owners=st.lists(st.integers(0, 2), min_size=12, max_size=12), parts=PARTS)
+def test_mini_batches_cut_the_batch_evenly_and_alike_for_all_numbers_of_processes(
+    batch: list[int], owners: list[int], parts: int
+) -> None:
+    """Whoever has which of its groups, and if some have none."""
+    mine = [
+        [p for p, owner in zip(batch, owners, strict=False) if owner == rank] for rank in range(3)
+    ]
+    shares = on_every_rank(3, lambda ranks: mini_batches(mine[ranks.rank], parts, ranks))
+    alone = mini_batches(batch, parts, Ranks())
+    for part in range(parts):
+        together = [mine[rank][i] for rank in range(3) for i in shares[rank][part]]
+        assert sorted(together) == sorted(batch[i] for i in alone[part])
+    assert [len(share) for share in shares] == [parts] * 3
+    assert max(map(len, alone)) - min(map(len, alone)) <= 1
+    in_order = [batch[i] for part in alone for i in sorted(part, key=lambda i: batch[i])]
+    assert in_order == sorted(batch)
+
+
+def test_a_mini_batch_that_has_lost_all_its_prompts_takes_no_optimizer_step(
+    talker: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uneven = [row if i % 2 else with_long_prompt(row) for i, row in enumerate(rows)]
+    data = write_rows(tmp_path / "uneven.parquet", uneven)
+    seen = watch_updates(monkeypatch)
+    finished = run(rlvr_stage(data, mini_batches=4), talker, tmp_path / "run")
+    assert [update.step for update in seen] == list(range(16))
+    dropped = finished.column("dropped_samples")
+    assert sum(dropped) == 8, "four batches are the data once"
+    kept = [sum(len(u.groups) for u in seen[4 * step : 4 * step + 4]) for step in range(4)]
+    assert kept == [4 - count for count in dropped]
+    empty = [update for update in seen if not update.groups]
+    assert empty
+    assert all(update.report is None for update in empty)
+    assert all(update.report is not None for update in seen if update.groups)
+    assert all(entropy > 0 for entropy in finished.column("entropy"))
+
+
+def test_steps_and_weight_versions_are_the_policys_optimizer_steps(
+    talker: Path, prompts: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch_updates(monkeypatch)
+    finished = run(rlvr_stage(prompts, mini_batches=2), talker, tmp_path)
+    versions = [{c.weight_version for g in u.groups for c in g.completions} for u in seen]
+    assert versions == [{0}, {0}, {2}, {2}, {4}, {4}, {6}, {6}]
+    manifest = json.loads((finished.checkpoint / "manifest.json").read_text())
+    assert (manifest["step"], manifest["weightVersion"]) == (4, 8)
+    assert finished.result()["steps"] == 8
 
 
 def test_the_kl_penalty_holds_the_policy_near_its_start(
@@ -143,30 +195,12 @@ def test_one_unverifiable_row_leaves_the_other_groups_their_advantages(
     seen = watch_updates(monkeypatch)
     run(rlvr_stage(data), talker, tmp_path / "run")
     teaching = {True: 0, False: 0}
-    for groups, advantages in seen:
-        for group, values in zip(groups, advantages, strict=True):
-            is_usable = group.row.truths == ("1",)
+    for update in seen:
+        for group, values in zip(update.groups, update.advantages, strict=True):
+            is_usable = group.draw.row.truths == ("1",)
             teaching[is_usable] += bool(values.any())
     assert teaching[False] == 0
     assert teaching[True] > 3
-
-
-Update = tuple[Sequence[SampledGroup], Sequence[torch.Tensor]]
-
-
-def watch_updates(monkeypatch: pytest.MonkeyPatch) -> list[Update]:
-    """Groups and advantages of every policy update, which goes on as usual."""
-    seen: list[Update] = []
-    inner = PolicyUpdate.run
-
-    def watching(
-        self: PolicyUpdate, groups: Any, advantages: Any, step: int, old: Any = None
-    ) -> Any:
-        seen.append((groups, advantages))
-        return inner(self, groups, advantages, step, old)
-
-    monkeypatch.setattr(PolicyUpdate, "run", watching)
-    return seen
 
 
 def test_the_length_penalty_is_taken_off_the_reward(
@@ -184,84 +218,3 @@ def test_the_length_penalty_is_taken_off_the_reward(
     length = plain.column("response_tokens")[0]
     difference = plain.column("reward")[0] - punished.column("reward")[0]
     assert difference == pytest.approx(0.5 * length / 40)
-
-
-def is_informative(group: SampledGroup) -> bool:
-    weights = RewardWeights(0.8, 0.2)
-    return len({score(text, group.row.truths, weights).accuracy for text in group.texts}) > 1
-
-
-def dapo_stage(data: DataSource, **changes: Any) -> RlvrStage:
-    settings = {"algorithm": "dapo", "batch_size": 2, "generation_batch_size": 8, **changes}
-    return rlvr_stage(data, **settings)
-
-
-@pytest.fixture
-def half_hopeless(rows: list[Row], tmp_path: Path) -> DataSource:
-    """Every other prompt has a gold answer that the policy never gives."""
-    hopeless = [with_truth(row, "7777") if i % 2 else row for i, row in enumerate(rows)]
-    return write_rows(tmp_path / "half.parquet", hopeless)
-
-
-def test_dynamic_sampling_trains_on_informative_groups_only(
-    talker: Path, half_hopeless: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = watch_updates(monkeypatch)
-    finished = run(dapo_stage(half_hopeless), talker, tmp_path / "run")
-    assert [len(groups) for groups, _ in seen] == [2] * 4
-    for groups, advantages in seen:
-        assert all(is_informative(group) for group in groups)
-        assert all(values.any() for values in advantages)
-    assert finished.column("informative_groups")[0] < 1
-
-
-def test_without_dynamic_sampling_groups_that_teach_nothing_come_along(
-    talker: Path, half_hopeless: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = watch_updates(monkeypatch)
-    stage = rlvr_stage(half_hopeless, algorithm="dapo", dynamic_sampling=False, batch_size=8)
-    run(stage, talker, tmp_path / "run")
-    assert not all(is_informative(group) for groups, _ in seen for group in groups)
-
-
-def program_of(stage: RlvrStage, talker: Path, folder: Path) -> RlvrProgram:
-    config = stage_config(stage, talker, folder)
-    program = build_program(build_context(config, Ranks(), folder))
-    assert isinstance(program, RlvrProgram)
-    return program
-
-
-def test_the_surplus_is_used_before_anything_new_is_sampled(
-    talker: Path, prompts: DataSource, tmp_path: Path
-) -> None:
-    distributed.join(1)
-    program = program_of(dapo_stage(prompts, learning_rate=1e-30), talker, tmp_path)
-    program.iterate("train", 0)
-    first = program.facts()
-    surplus = [group["row"] for group in first["surplus"][0]]
-    assert first["position"] == 8, "one round of eight prompts"
-    assert len(surplus) >= 2
-    program.iterate("train", 1)
-    second = program.facts()
-    assert second["position"] == 8, "nothing new"
-    assert [group["row"] for group in second["surplus"][0]] == surplus[2:]
-
-
-def test_the_surplus_survives_a_resume(talker: Path, prompts: DataSource, tmp_path: Path) -> None:
-    distributed.join(1)
-    stage = dapo_stage(prompts, learning_rate=1e-30)
-    before, after = (program_of(stage, talker, tmp_path) for _ in range(2))
-    before.iterate("train", 0)
-    after.load_facts(before.facts())
-    assert after.facts() == before.facts()
-    assert before.iterate("train", 1) == after.iterate("train", 1)
-    assert after.facts() == before.facts()
-
-
-def test_data_without_any_informative_group_is_refused_after_some_rounds(
-    talker: Path, rows: list[Row], tmp_path: Path
-) -> None:
-    data = write_rows(tmp_path / "hopeless.parquet", [with_truth(r, "7777") for r in rows])
-    stage = dapo_stage(data, max_generation_rounds=2)
-    with pytest.raises(DataError, match="after 2 rounds only 0 of 2 prompts"):
-        run(stage, talker, tmp_path / "run")

@@ -106,11 +106,31 @@ def test_epochs_are_passes_over_the_data(
     assert len(finished.history()) == 2 * 64 // 32
 
 
-def test_a_batch_in_which_everything_is_too_long_is_bad_data(
+def test_samples_beyond_a_limit_are_left_out_and_counted(
     digits_folder: Path, demos: DataSource, tmp_path: Path
 ) -> None:
-    stage = sft_stage(demos, max_response_tokens=5)
-    with pytest.raises(DataError, match="maxResponseTokens"):
+    rows = pq.read_table(demos.uri.removeprefix("file://")).slice(0, 8).to_pylist()
+    question, answer = 0, 1
+    for row, turn in ((0, question), (1, question), (2, answer)):
+        rows[row]["messages"][turn]["content"] += " 1" * 80
+    model = digits_folder / "model"
+    losses = []
+    for name, kept, dropped in (("all", rows, 3), ("short", rows[3:], 0)):
+        data = write_rows(tmp_path / f"{name}.parquet", kept)
+        stage = sft_stage(data, steps=1, batch_size=len(kept))
+        finished = run_to_end(stage_config(stage, model, tmp_path / name), tmp_path / name)
+        assert finished.column("dropped_samples") == [dropped]
+        losses += finished.column("loss")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("field", ["maxPromptTokens", "maxResponseTokens"])
+def test_a_batch_in_which_everything_is_too_long_is_bad_data(
+    digits_folder: Path, demos: DataSource, tmp_path: Path, field: str
+) -> None:
+    limits = {"maxPromptTokens": "max_prompt_tokens", "maxResponseTokens": "max_response_tokens"}
+    stage = sft_stage(demos, **{limits[field]: 5})
+    with pytest.raises(DataError, match=rf"demos\.parquet row \d+: \d+ tokens exceed {field} 5"):
         run_to_end(stage_config(stage, digits_folder / "model", tmp_path), tmp_path)
 
 

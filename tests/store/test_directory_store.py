@@ -1,6 +1,7 @@
 """The store in a folder: objects are there as a whole or not at all, and errors name them."""
 
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,22 @@ class TestFullDisk:
 
             assert store.get("a1/key") == b"weights"
         assert not source.exists()
+
+    def test_moving_a_file_to_another_disk_takes_no_memory_for_its_content(
+        self, tmp_path: Path
+    ) -> None:
+        store = a_store(tmp_path)
+        with small_disk(tmp_path / "disk", 33 * MEGABYTE) as disk:
+            source = disk / "source"
+            source.write_bytes(bytes(32 * MEGABYTE))
+            tracemalloc.start()
+
+            store.put_file("key", source)
+
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < MEGABYTE
+        assert store.fetch("key").stat().st_size == 32 * MEGABYTE
 
     def test_not_even_a_folder_fits(self, tmp_path: Path) -> None:
         with small_disk(tmp_path / "disk", MEGABYTE) as disk:

@@ -9,7 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 PRISM = str(Path(sys.executable).with_name("prism"))
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "COLUMNS": "200",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+"""One thread, no network, wide lines, and no GPU on any machine."""
 PATIENCE_SECONDS = 240
 
 Done = subprocess.CompletedProcess[str]
@@ -20,16 +27,17 @@ def prism(*arguments: str | Path) -> Done:
     return _run([PRISM, *map(str, arguments)])
 
 
-def launch(config: Path, work: Path) -> Done:
+def launch(config: Path, work: Path, *options: str) -> Done:
     """One attempt of a stage."""
-    command = [sys.executable, "-m", "prism_trainer.launch"]
+    command = [sys.executable, "-m", "prism_trainer.launch", *options]
     return _run([*command, f"--config={config}", f"--work-folder={work}"])
 
 
 def prism_interrupted(
-    *arguments: str | Path, when: Callable[[], bool], number: int = signal.SIGINT
+    *arguments: str | Path, when: Callable[[], bool], number: int = signal.SIGINT, times: int = 1
 ) -> Done:
-    """`prism` in the foreground of a terminal, where Ctrl-C reaches the whole process group."""
+    """`prism` in the foreground of a terminal, where Ctrl-C reaches the whole process group;
+    several come one right after the other."""
     process = subprocess.Popen(
         [PRISM, *map(str, arguments)],
         env=ENVIRONMENT,
@@ -44,7 +52,9 @@ def prism_interrupted(
             assert process.poll() is None, "it ended before it could be interrupted"
             assert time.monotonic() < deadline, "what was waited for never came"
             time.sleep(0.02)
-        os.killpg(process.pid, number)
+        for _ in range(times):
+            os.killpg(process.pid, number)
+            time.sleep(0.05)  # two pending signals of one kind are delivered as one
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         if process.poll() is None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import prism_api
+from prism_api.patterns import IN_WORDS
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _remedies(field: FieldInfo) -> Iterator[str]:
 
 def _of_annotation(annotation: Any) -> Iterator[str]:
     if get_origin(annotation) is Literal:
-        yield f"one of '{get_args(annotation)[0]}'".replace("'1'", "1")
+        yield f"'{get_args(annotation)[0]}'".replace("'1'", "1")
     elif get_origin(annotation) is Annotated:
         kind, *metadata = get_args(annotation)
         yield from _of_annotation(kind)
@@ -112,7 +113,7 @@ def _of_metadata(metadata: list[Any]) -> Iterator[str]:
             case at.MaxLen(max_length=length):
                 yield f"at most {length} characters"
             case _ if getattr(item, "pattern", None):
-                yield f"matches {item.pattern}"
+                yield IN_WORDS[item.pattern]
             case _:
                 raise AssertionError(f"a constraint that no test knows: {item!r}")
 

@@ -1,4 +1,4 @@
-"""A real disk that is soon full."""
+"""Real disks and mounts: one that is soon full, one from which nothing can be renamed."""
 
 import subprocess
 from collections.abc import Iterator
@@ -12,15 +12,18 @@ import pytest
 def small_disk(path: Path, size_bytes: int) -> Iterator[Path]:
     """A file system in memory at a new folder; skips the test where mounting is not allowed."""
     path.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(path)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"mounting a small disk needs root ({error})")
-    try:
+    with _mounted(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(path)], path):
         yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True, capture_output=True)
+
+
+@contextmanager
+def other_mount(folder: Path, path: Path) -> Iterator[Path]:
+    """A new folder, mounted at another new one: the same disk, and yet no file can be renamed from
+    there to here; skips the test where mounting is not allowed."""
+    folder.mkdir()
+    path.mkdir()
+    with _mounted(["mount", "--bind", str(folder), str(path)], path):
+        yield path
 
 
 def fill(disk: Path, *, leave_bytes: int = 0) -> Path:
@@ -35,3 +38,15 @@ def fill(disk: Path, *, leave_bytes: int = 0) -> Path:
         if leave_bytes:
             file.truncate(max(0, file.tell() - leave_bytes))
     return ballast
+
+
+@contextmanager
+def _mounted(mount: list[str], path: Path) -> Iterator[None]:
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"mounting needs root ({error})")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True, capture_output=True)

@@ -30,14 +30,15 @@ def _row(path: str, value: Any, remedy: str, problem: str = "") -> Invalid:
     return Invalid(path, shown, remedy, {path: value})
 
 
-_DNS = "matches ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_URI = "://[A-Za-z0-9._~/=%-]+$"
+_DNS = "lower-case letters, digits and dashes only, with a letter or digit at both ends"
+_ANY_SCHEME = "hf://ORG/NAME, file://FOLDER, builtin://SET/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/"
+_DATA_SCHEME = "file://FILE, builtin://SET/FILE, s3://BUCKET/FILE or pvc://CLAIM/FILE"
 _HUGE = "file://" + "a" * 1024
 _LONG = '"file://aaa'
 
 FIELDS: tuple[Invalid, ...] = (
-    _row("apiVersion", "v1", "one of 'prism.dev/v1alpha1'"),
-    _row("kind", "Prismrun", "one of 'PrismRun'"),
+    _row("apiVersion", "v1", "give 'prism.dev/v1alpha1'"),
+    _row("kind", "Prismrun", "give 'PrismRun'"),
     _row("metadata.name", "My_Run", _DNS),
     _row("metadata.name", "run-", _DNS),
     _row("metadata.name", "run\n", _DNS, '"run\\n" is not valid'),
@@ -49,24 +50,24 @@ FIELDS: tuple[Invalid, ...] = (
     _row("spec.seed", 2**31, "less than 2147483648"),
     _row("spec.ttlSecondsAfterFinished", -1, "at least 0"),
     # Parts that several stages use.
-    _row("spec.model.uri", "ftp://host/model", f"matches ^(hf|s3|pvc|file|builtin){_URI}"),
-    _row("spec.model.uri", "file://a model", f"matches ^(hf|s3|pvc|file|builtin){_URI}"),
+    _row("spec.model.uri", "ftp://host/model", _ANY_SCHEME),
+    _row("spec.model.uri", "file://a model", _ANY_SCHEME),
     _row("spec.model.uri", _HUGE, "at most 1024 characters", _LONG),
-    _row(f"{SFT}.data[0].uri", "hf://org/data", f"matches ^(s3|pvc|file|builtin){_URI}"),
-    _row(f"{SFT}.data[0].uri", "data.parquet", f"matches ^(s3|pvc|file|builtin){_URI}"),
-    _row(f"{RLVR}.data.uri", "file://a;rm", f"matches ^(s3|pvc|file|builtin){_URI}"),
+    _row(f"{SFT}.data[0].uri", "hf://org/data", _DATA_SCHEME),
+    _row(f"{SFT}.data[0].uri", "data.parquet", _DATA_SCHEME),
+    _row(f"{RLVR}.data.uri", "file://a;rm", _DATA_SCHEME),
     _row(f"{ALIGN}.data.uri", _HUGE, "at most 1024 characters", _LONG),
     Invalid(
         "spec.storage.uri",
         '"pvc://claim" is not valid',
-        f"matches ^(s3|file){_URI}",
+        "s3://BUCKET/PREFIX or file://FOLDER",
         {"spec.storage.uri": "pvc://claim"},
     ),
     _row("spec.storage.uri", _HUGE, "at most 1024 characters", _LONG),
     Invalid(
         "spec.storage.endpoint",
         '"s3.example.org" is not valid',
-        "matches ^https?://",
+        "starts with http:// or https://",
         {"spec.storage": {"uri": "s3://a", "endpoint": "s3.example.org"}},
     ),
     Invalid(
@@ -86,7 +87,7 @@ FIELDS: tuple[Invalid, ...] = (
     _row("spec.workers.gpusPerReplica", -1, "at least 0"),
     _row("spec.workers.gpusPerReplica", 65, "at most 64"),
     _row("spec.workers.engine", "fsdp", "one of 'fsdp2' or 'replicated'"),
-    _row("spec.workers.precision", "fp16", "one of 'bf16' or 'fp32'"),
+    _row("spec.workers.precision", "fp16", "one of 'auto', 'bf16' or 'fp32'"),
     _row("spec.workers.threadsPerProcess", 0, "at least 1"),
     _row("spec.rollout.backend", "sglang", "one of 'vllm' or 'inprocess'"),
     _row("spec.rollout.replicas", 0, "at least 1"),
@@ -99,6 +100,8 @@ FIELDS: tuple[Invalid, ...] = (
     _row("spec.evaluation.maxResponseTokens", 0, "at least 1"),
     _row("spec.failurePolicy.maxRestarts", -1, "at least 0"),
     _row("spec.failurePolicy.maxRestarts", 1001, "at most 1000"),
+    _row("spec.failurePolicy.maxPreemptions", -1, "at least 0"),
+    _row("spec.failurePolicy.maxPreemptions", 10001, "at most 10000"),
     _row("spec.failurePolicy.startDeadlineSeconds", 0, "at least 1"),
     _row("spec.failurePolicy.stageDeadlineSeconds", 0, "at least 1"),
     # Optimizer and schedule.
@@ -205,7 +208,7 @@ TYPES: tuple[Invalid, ...] = (
     _row("spec.stages", "sft", "a mapping of fields"),
     _row("spec", None, "a mapping of fields", "null is not valid"),
     _row(f"{SFT}.data", {"uri": "file://a"}, "a list", '{"uri": "file://a"} is not valid'),
-    _row(f"{RLVR}.data", ["file://a"], "a mapping of fields"),
+    _row(f"{RLVR}.data", ["file://a"], "a mapping of fields (uri)"),
     _row(f"{RLVR}.overlong", True, "a mapping of fields", "true is not valid"),
     _row(f"{RLVR}.dynamicSampling", "on", "true or false"),
 )
@@ -270,6 +273,18 @@ CONTRADICTIONS: tuple[Invalid, ...] = (
         "missing but stage rlvr samples",
         "backend: vllm",
         {"spec.rollout": REMOVED, ALIGN: REMOVED},
+    ),
+    Invalid(
+        "spec.workers.precision",
+        "bf16 is computed on GPUs only and gpusPerReplica is 0",
+        "give auto or fp32, or ask for GPUs",
+        {"spec.workers.precision": "bf16"},
+    ),
+    Invalid(
+        f"{RLVR}.workers.precision",
+        "bf16 is computed on GPUs only",
+        "ask for GPUs",
+        {f"{RLVR}.workers": {"precision": "bf16"}, "spec.workers.gpusPerReplica": 1},
     ),
     Invalid(
         f"{SFT}.batchSize",

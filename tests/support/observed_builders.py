@@ -1,13 +1,15 @@
 """Attempts and results as an executor could observe them."""
 
+import hashlib
 from typing import Any
 
 from prism_api.checkpoint import CheckpointRef
 from prism_api.names import StageKind
 from prism_api.stage_config import RunRef, StageResult
 from prism_operator.planning.observation import AttemptObserved, RunObserved
+from prism_operator.planning.plan import Plan
 from report_builders import a_result
-from run_builders import UID
+from run_builders import UID, a_plan
 
 
 def running(
@@ -26,15 +28,36 @@ def ended(
 
 
 def interrupted(number: int = 1, started_at: float = 0.0, ended_at: float = 0.0) -> AttemptObserved:
-    """An attempt that was preempted."""
+    """An attempt that its user or its runner stopped."""
     return AttemptObserved(number, "interrupted", started_at=started_at, ended_at=ended_at)
 
 
-def a_proof(kind: StageKind, attempt: int = 1, uid: str = UID) -> StageResult:
-    """The result of a stage of the run that `a_plan` plans, or of another one."""
-    checkpoint = CheckpointRef(uri=f"file:///store/{kind}/a{attempt}/step-9", digest="c" * 64)
-    run = RunRef(namespace="default", name="run", uid=uid)
-    return a_result(kind, run=run, attempt=attempt, checkpoint=checkpoint)
+def preempted(number: int = 1) -> AttemptObserved:
+    """An attempt whose machine was taken away."""
+    return AttemptObserved(number, "preempted")
+
+
+def a_proof(
+    kind: StageKind,
+    attempt: int = 1,
+    *,
+    after: StageResult | None = None,
+    plan: Plan | None = None,
+    uid: str = UID,
+) -> StageResult:
+    """The result of a stage of `plan` (absent: what `a_plan` plans) that started from the result
+    `after`; of another run with another UID."""
+    (step,) = [s for s in (plan or a_plan()).train_steps if s.kind == kind]
+    uri = f"file:///store/{kind}/a{attempt}/step-9"
+    checkpoint = CheckpointRef(uri=uri, digest=hashlib.sha256(uri.encode()).hexdigest())
+    parent = after.checkpoint if after else None
+    return a_result(
+        kind,
+        run=RunRef(namespace="default", name="run", uid=uid),
+        attempt=attempt,
+        checkpoint=checkpoint,
+        config_hash=step.config(attempt, parent).config_hash,
+    )
 
 
 def observed(

@@ -18,7 +18,8 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
-from prism_trainer.data.rows import ImageRef, Row
+from prism_trainer.data.images import ImageRef
+from prism_trainer.data.rows import Row
 from prism_trainer.digits.processor import build_processor
 from prism_trainer.digits.tiny_model import TEXT, VISION
 from prism_trainer.digits.tokenizer import build_tokenizer

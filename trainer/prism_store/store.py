@@ -1,14 +1,16 @@
 """The store protocol and its directory implementation."""
 
 import errno
-import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from prism_api.errors import StoreError
+from prism_api.names import MANIFEST_FILE
 from prism_api.uris import local_path, scheme
+from prism_store import durable
 
 KEEP_FREE = "free some space and run again: the last complete checkpoint is intact"
 
@@ -19,10 +21,11 @@ class Store(Protocol):
     uri: str
 
     def put(self, key: str, content: bytes) -> None:
-        """Write an object so that readers see all of it or nothing."""
+        """Write an object so that readers see all of it or nothing, and a power cut after that
+        leaves it."""
 
     def put_file(self, key: str, source: Path) -> None:
-        """Move a local file into the store."""
+        """Move a local file into the store, as safely as `put`."""
 
     def get(self, key: str) -> bytes:
         """An object's content; raises StoreError if it is missing."""
@@ -50,29 +53,20 @@ class DirectoryStore:
     def put(self, key: str, content: bytes) -> None:
         """See Store.put."""
         target = self._root / key
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         with store_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as file:
-                    file.write(content)
-                    _to_disk(file.fileno())
-                _rename(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)  # what did not fit must not fill the disk
+            durable.make_folder(target.parent)
+            with durable.replacing(target) as file:
+                file.write(content)
 
     def put_file(self, key: str, source: Path) -> None:
         """See Store.put_file; a rename where source and store share a file system."""
         target = self._root / key
         with store_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.stat().st_dev != target.parent.stat().st_dev:
-                self.put(key, source.read_bytes())
+            durable.make_folder(target.parent)
+            if not durable.renamed(source, target):
+                with source.open("rb") as file, durable.replacing(target) as copy:
+                    shutil.copyfileobj(file, copy)
                 source.unlink()
-                return
-            with source.open("rb") as file:
-                _to_disk(file.fileno())
-            _rename(source, target)
 
     def get(self, key: str) -> bytes:
         """See Store.get."""
@@ -100,11 +94,13 @@ class DirectoryStore:
         """See Store.delete."""
         folder = self._root / prefix
         with store_errors(folder, "deleted"):
-            files = [path for path in folder.rglob("*") if path.is_file()]
-            for path in sorted(files, key=lambda p: p.name != "manifest.json"):
-                path.unlink(missing_ok=True)
+            for manifest in list(folder.rglob(MANIFEST_FILE)):
+                durable.remove(manifest)  # for good, or a power cut could leave it alone
             for path in sorted(folder.rglob("*"), reverse=True):
-                path.rmdir()
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink(missing_ok=True)
             if folder.is_dir():
                 folder.rmdir()
 
@@ -136,16 +132,3 @@ def is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return f"os error {errno.ENOSPC}" in str(error)  # as safetensors and tokenizers put it
-
-
-def _to_disk(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
-def _rename(source: Path, target: Path) -> None:
-    os.replace(source, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        _to_disk(folder)
-    finally:
-        os.close(folder)

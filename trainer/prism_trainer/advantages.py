@@ -12,12 +12,13 @@ _EPSILON = 1e-6
 def group_normalise(rewards: Tensor) -> Tensor:
     """(r - mean) / (std + 1e-6) within each group, std with N - 1; a group of one keeps its reward.
 
-    rewards [groups, responses].
+    rewards [groups, responses]. Equal rewards give exactly 0.
     """
     if rewards.shape[1] == 1:
         return rewards / (1 + _EPSILON)
-    mean = rewards.mean(dim=1, keepdim=True)
-    return (rewards - mean) / (rewards.std(dim=1, keepdim=True) + _EPSILON)
+    offsets = rewards - rewards[:, :1]  # 0 where equal, which the mean of equal numbers is not
+    mean = offsets.mean(dim=1, keepdim=True)
+    return (offsets - mean) / (offsets.std(dim=1, keepdim=True) + _EPSILON)
 
 
 def alignment_advantages(
@@ -35,12 +36,11 @@ def alignment_advantages(
     normalises each score within its group and then mixes (reference code); `mixed` mixes first
     (paper, equations 1 and 3).
     """
-    pinned = torch.stack([_pin_invalid(scores[..., k], valid) for k in range(2)], dim=-1)
-    mix = torch.tensor(weights, dtype=scores.dtype)
+    caption, reasoning = (_pin_invalid(scores[..., k], valid) for k in range(2))
     if form == "mixed":
-        advantages = group_normalise(pinned @ mix)
+        advantages = group_normalise(weights[0] * caption + weights[1] * reasoning)
     else:
-        advantages = torch.stack([group_normalise(pinned[..., k]) for k in range(2)], dim=-1) @ mix
+        advantages = weights[0] * group_normalise(caption) + weights[1] * group_normalise(reasoning)
     return advantages - format_penalty * (~valid)
 
 

@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from prism_api.errors import FieldProblem, SpecError
+from prism_api.resources import Workers
+
 T = TypeVar("T")
 _TIMEOUT = timedelta(minutes=30)
 
@@ -58,21 +61,43 @@ class Ranks:
             dist.barrier()
 
 
-def join(threads: int) -> Ranks:
-    """Join the processes that torchrun started, or be alone without it."""
-    torch.set_num_threads(threads)
+def device_of(
+    workers: Workers, local_rank: int, local_processes: int, local_gpus: int
+) -> torch.device:
+    """Where one of this machine's processes computes: on the GPU of its number, if GPUs are asked
+    for, otherwise on the CPU.
+
+    Raises SpecError if there are not enough GPUs for each process to have one of its own.
+    """
+    if workers.gpus_per_replica == 0:
+        return torch.device("cpu")
+    if local_processes > local_gpus:
+        asked = f"replicas {workers.replicas} x gpusPerReplica {workers.gpus_per_replica}"
+        problem = f"{asked}: {local_processes} GPUs are needed here, this machine has {local_gpus}"
+        remedy = "ask for fewer, or for gpusPerReplica: 0 to train on the CPU"
+        raise SpecError([FieldProblem("workers.gpusPerReplica", problem, remedy)])
+    return torch.device("cuda", local_rank)
+
+
+def join(workers: Workers) -> Ranks:
+    """Join the processes that torchrun started, or be alone without it; see `device_of`."""
+    device = device_of(
+        workers,
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        local_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+    )
+    torch.set_num_threads(workers.threads_per_process)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Only reads of uninitialised memory would need the filling, and it costs 7 % of a small step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
-    if has_gpu:
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(device=device)
-    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=_TIMEOUT)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
     return Ranks(dist.get_rank(), world_size, device)
 
 

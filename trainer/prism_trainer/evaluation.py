@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from prism_api.resources import Evaluation
@@ -40,16 +40,25 @@ class Sample:
 
 
 def evaluate(
-    settings: Evaluation, encoder: Encoder, client: RolloutClient, ranks: Ranks
-) -> tuple[EvaluationResult, list[dict[str, object]]]:
-    """Answer every held-out question greedily, shared among processes; returns result and
-    samples."""
+    settings: Evaluation,
+    encoder: Encoder,
+    client: RolloutClient,
+    ranks: Ranks,
+    stop_requested: Callable[[], bool],
+) -> tuple[EvaluationResult, list[dict[str, object]]] | None:
+    """Answer every held-out question greedily, shared among processes; returns result and samples.
+
+    Nothing, in all processes, if one of them is asked to stop before a batch.
+    """
     dataset = Dataset([settings.data], "truth")
     count = min(len(dataset), settings.max_samples or len(dataset))
     judged: list[_Judged] = []
     samples: list[dict[str, object]] = []
     mine = range(ranks.rank, count, ranks.world_size)
-    for start in range(0, len(mine), settings.batch_size):
+    most = len(range(0, count, ranks.world_size))
+    for start in range(0, most, settings.batch_size):
+        if ranks.any(stop_requested()):
+            return None
         indices = mine[start : start + settings.batch_size]
         rows = [dataset[i] for i in indices]
         completions = _answer(rows, settings, encoder, client)
@@ -74,11 +83,10 @@ def _answer(
 
 def _judge(row: Row, text: str, tokens: int) -> _Judged:
     response = parse_response(text)
-    reference = row.teacher_caption
     items = (0, 0)
-    if reference is not None:
-        inner = reference.replace("<caption>", "").replace("</caption>", "")
-        items = matching_caption_items(response.caption if response else "", inner)
+    if row.teacher_caption is not None:
+        stated = response.caption if response else ""
+        items = matching_caption_items(stated, row.teacher_caption)
     correct = response is not None and verify_any(response.answer, row.truths) is Verdict.RIGHT
     return _Judged(correct, response is not None, items, tokens)
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from prism_api.exit_codes import ExitCode
 
+OUTCOME_FILE = "outcome.json"
+"""The launcher's last words; each process leaves its own, by rank."""
+
 _RESERVE_FILE = "reserve"
 _RESERVE_BYTES = 1 << 16
 

@@ -1,18 +1,47 @@
-"""Ties the processes of an attempt together: none outlives the one that started it."""
+"""Signals to stop, which reach the processes of an attempt through the launcher only."""
 
-import ctypes
 import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 
-_PR_SET_PDEATHSIG = 1
 
+class StopSignals:
+    """SIGTERM and SIGINT, caught as long as this process lives: the first asks the attempt to save
+    itself and end, a second one ends it at once."""
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends (Linux; elsewhere it does nothing).
+    def __init__(self) -> None:
+        self.requested = False
+        self.at_once = False
+        self._stop_file: Path | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._at_first = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
 
-    Otherwise trainers would go on, unseen, after a runner that was killed.
-    """
-    try:
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
+    def forward_to(self, stop_file: Path) -> None:
+        """Make this file when a stop is requested; look at `requested` for one so far."""
+        self._stop_file = stop_file
+
+    def end(self, child: subprocess.Popen[bytes], *, at_first: bool = False) -> None:
+        """Kill this child when the attempt is to end at once, or already when it is asked to stop
+        (`at_first`); even if that was said before."""
+        self._child, self._at_first = child, at_first
+        if self.at_once or (at_first and self.requested):
+            child.kill()
+
+    def _on_signal(self, _: int, __: FrameType | None) -> None:
+        if self.requested or not self._ask():
+            self.at_once = True
+        self.requested = True
+        if self._child is not None and (self.at_once or self._at_first):
+            self._child.kill()
+
+    def _ask(self) -> bool:
+        """Whether there was a way to ask: a full disk may have no room for the file."""
+        with suppress(OSError):
+            if self._stop_file is not None:
+                self._stop_file.touch()
+            return True
+        return False

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prism_api.checkpoint import CheckpointManifest, CheckpointRef
 from prism_api.errors import FieldProblem, SpecError, StoreError
 from prism_api.names import MANIFEST_FILE
+from prism_store.attempts import attempt_numbers
 from prism_store.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from prism_store.store import Store, store_errors
 from prism_trainer.metrics import History
@@ -98,9 +99,9 @@ class Checkpoints:
     def _retain(self) -> None:
         """Delete all but the newest complete checkpoints of the stage, and half-written ones."""
         complete: list[tuple[int, str]] = []
-        for attempt in self.attempts():
-            for name in self._store.names(attempt):
-                key = f"{attempt}/{name}"
+        for number in attempt_numbers(self._store.names("")):
+            for name in self._store.names(f"a{number}"):
+                key = f"a{number}/{name}"
                 if not name.startswith("step-"):
                     continue
                 if self._store.exists(f"{key}/{MANIFEST_FILE}"):
@@ -110,14 +111,9 @@ class Checkpoints:
         for _, key in sorted(complete)[: -self._context.config.retention.keep_last]:
             self._store.delete(key)
 
-    def attempts(self) -> list[str]:
-        """Folders of all attempts so far, oldest first."""
-        names = [n for n in self._store.names("") if n.startswith("a") and n[1:].isdigit()]
-        return sorted(names, key=lambda name: int(name[1:]))
-
     def find(self) -> Checkpoint | None:
         """The newest complete checkpoint, verified; refuses one of another configuration."""
-        ref = newest_checkpoint(self._store, self.attempts())
+        ref = newest_checkpoint(self._store)
         if ref is None:
             return None
         checkpoint = read_checkpoint(ref)

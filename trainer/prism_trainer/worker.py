@@ -12,10 +12,10 @@ from pathlib import Path
 
 from prism_api.errors import PrismError
 from prism_api.exit_codes import ExitCode
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_store.store import KEEP_FREE, is_full
-from prism_trainer.launch import read_config
+from prism_trainer.attempt import read_config
 from prism_trainer.outcome import Outcome, write_outcome
-from prism_trainer.process import die_with_parent
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="StageConfig as JSON")
     parser.add_argument("--work-folder", type=Path, required=True, help="scratch folder")
     arguments = parser.parse_args()
-    die_with_parent()
+    die_with_parent(inherited_ancestor())
     rank = int(os.environ.get("RANK", "0"))
     outcome = _outcome_of(arguments.config, arguments.work_folder)
     write_outcome(arguments.work_folder, rank, outcome)

@@ -13,13 +13,14 @@ from typing import Any
 
 from prism_api.base import parse_json
 from prism_api.errors import SpecError, StoreError
-from prism_api.names import RESULT_FILE, StageKind
+from prism_api.names import ANCESTOR_VARIABLE, RESULT_FILE, StageKind
 from prism_api.stage_config import StageResult
 from prism_operator.local.folder import RunFolder
 from prism_operator.local.servers import with_servers
 from prism_operator.planning.decide import StartAttempt, StopAttempt
 from prism_operator.planning.observation import AttemptObserved, RunObserved
 from prism_operator.planning.plan import Plan, ServeStep, TrainStep
+from prism_store.attempts import attempt_numbers
 from prism_store.store import Store, open_store, store_errors
 
 _STOP_GRACE_SECONDS = 600.0
@@ -151,8 +152,8 @@ class LocalExecutor:
 
 def _newest_result(store: Store, step: TrainStep) -> StageResult | None:
     """The stage's result, if any attempt has left one; raises StoreError if it cannot be read."""
-    for name in reversed(store.names("")):
-        key = f"{name}/{RESULT_FILE}"
+    for number in reversed(attempt_numbers(store.names(""))):
+        key = f"a{number}/{RESULT_FILE}"
         if store.exists(key):
             try:
                 return parse_json(StageResult, store.get(key), f"{step.stage_uri}/{key}")
@@ -162,11 +163,11 @@ def _newest_result(store: Store, step: TrainStep) -> StageResult | None:
 
 
 def _command(work: Path) -> list[str]:
-    launcher = [sys.executable, "-m", "prism_trainer.launch"]
+    launcher = [sys.executable, "-m", "prism_trainer.launch", "--checked"]
     return [*launcher, f"--config={work / 'stage.json'}", f"--work-folder={work}"]
 
 
 def _environment(work: Path) -> dict[str, str]:
     """Caches of libraries stay in the run's folder instead of littering home and /tmp."""
-    caches = {"TMPDIR": work, "TORCHINDUCTOR_CACHE_DIR": work / "inductor"}
-    return {**os.environ, **{name: str(path) for name, path in caches.items()}}
+    caches = {"TMPDIR": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}
+    return {**os.environ, **caches, ANCESTOR_VARIABLE: str(os.getpid())}

@@ -1,7 +1,6 @@
 """The output folder of a local run: whose it is, who works in it, where things lie."""
 
 import fcntl
-import hashlib
 import json
 import uuid
 from contextlib import suppress
@@ -14,14 +13,14 @@ from prism_api.names import StageKind
 from prism_api.run import PrismRun
 from prism_api.uris import file_uri
 from prism_operator.documents import to_yaml
+from prism_store.attempts import attempt_numbers
+from prism_store.durable import make_folder
 from prism_store.store import DirectoryStore, store_errors
 
 IDENTITY_FILE = "run.json"
 _DOCUMENT_FILE = "prismrun.yaml"
 _LOCK_FILE = ".lock"
 _ANOTHER = "give another folder with --out"
-_LIVE_FIELDS = ("suspend", "failurePolicy", "images", "queue", "ttlSecondsAfterFinished")
-"""May change between two invocations of the same run (design, section 2)."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,10 @@ class Identity:
     """Which run a folder belongs to."""
 
     name: str
+    namespace: str
+    store: str
+    """URI of its results and checkpoints, which name each other by it."""
     uid: str
-    spec_hash: str
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,19 @@ class RunFolder:
         self.path, self.identity, self._lock = path, identity, lock
 
     @property
-    def inputs(self) -> Path:
-        """Data and model made on the spot."""
-        return self.path / "inputs"
+    def preflight(self) -> Path:
+        """Configs of the stages as they were checked before the start."""
+        return self.path / "preflight"
 
     @property
-    def store(self) -> Path:
-        """Checkpoints and results."""
-        return self.path / "store"
+    def document(self) -> Path:
+        """The newest document that was accepted."""
+        return self.path / _DOCUMENT_FILE
 
     def attempts(self, kind: StageKind) -> list[int]:
         """Numbers of the attempts that were ever started, ascending."""
         folder = self.path / "work" / kind
-        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        return sorted(int(name[1:]) for name in names if name[1:].isdigit())
+        return attempt_numbers(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
     def work(self, kind: StageKind, attempt: int) -> Path:
         """Config, log, progress and outcome of an attempt."""
@@ -79,6 +79,12 @@ class RunFolder:
         with suppress(StoreError):
             _put(self.path / "usage.json", json.dumps(asdict(usage)))
 
+    def save_document(self, run: PrismRun) -> None:
+        """Remember the document that is being worked on."""
+        text = run_yaml(run)
+        if not self.document.is_file() or self.document.read_text() != text:
+            _put(self.document, text)
+
     def close(self) -> None:
         """Let another invocation in."""
         self._lock.close()
@@ -87,13 +93,12 @@ class RunFolder:
 def open_folder(path: Path, run: PrismRun) -> RunFolder:
     """Open or make a run's folder and keep every other invocation out of it.
 
-    Raises FolderTaken, having touched nothing, if the folder holds another run, the same run with
-    other settings, something else entirely, or a run that is being worked on right now; StoreError
-    if it cannot be made.
+    Raises FolderTaken, having touched nothing, if the folder holds another run, something else
+    entirely, or a run that is being worked on right now; StoreError if it cannot be made.
     """
     with store_errors(path):
         _check_mine(path, run)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         lock = _lock(path)
     try:
         return RunFolder(path, _make_mine(path, run), lock)
@@ -106,21 +111,14 @@ def _make_mine(path: Path, run: PrismRun) -> Identity:
     """With the lock held; checked again, as another invocation may have been quicker."""
     identity = _check_mine(path, run)
     if identity is None:
-        identity = Identity(run.metadata.name, str(uuid.uuid4()), spec_hash(run))
+        identity = _new_identity(path, run)
         _put(path / IDENTITY_FILE, json.dumps(asdict(identity)))
-    if not (path / _DOCUMENT_FILE).is_file():
-        _put(path / _DOCUMENT_FILE, run_yaml(run))
     return identity
 
 
-def spec_hash(run: PrismRun) -> str:
-    """Hash of what may not change during a run: the namespace too, which is part of its paths."""
-    spec = run.model_dump(mode="json", by_alias=True)["spec"]
-    for name in _LIVE_FIELDS:
-        spec.pop(name)
-    (spec["storage"] or {}).pop("retention", None)
-    text = json.dumps([run.metadata.namespace, spec], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _new_identity(path: Path, run: PrismRun) -> Identity:
+    store = run.spec.storage.uri if run.spec.storage else file_uri(path / "store")
+    return Identity(run.metadata.name, run.metadata.namespace, store, str(uuid.uuid4()))
 
 
 def run_yaml(run: PrismRun) -> str:
@@ -130,7 +128,7 @@ def run_yaml(run: PrismRun) -> str:
 
 
 def _lock(path: Path) -> IO[str]:
-    lock = (path / _LOCK_FILE).open("w")
+    lock = (path / _LOCK_FILE).open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -149,17 +147,15 @@ def _check_mine(path: Path, run: PrismRun) -> Identity | None:
         if path.is_dir() and any(not _is_left_over(p.name) for p in path.iterdir()):
             raise FolderTaken(f"{path}: is not empty and holds no run; {_ANOTHER}")
         return None
-    identity = _read_identity(path / IDENTITY_FILE)
-    if identity.name != run.metadata.name:
-        raise FolderTaken(
-            f"{path}: holds the run {identity.name!r}, not {run.metadata.name!r}; {_ANOTHER}"
-        )
-    if identity.spec_hash != spec_hash(run):
-        raise FolderTaken(
-            f"{path}: holds this run with other settings (see {path / _DOCUMENT_FILE}); "
-            f"undo the change, or {_ANOTHER}"
-        )
-    return identity
+    found, asked = _read_identity(path / IDENTITY_FILE), _new_identity(path, run)
+    for what in ("name", "namespace", "store"):
+        has, wants = getattr(found, what), getattr(asked, what)
+        if has != wants:
+            raise FolderTaken(
+                f"{path}: holds a run whose {what} is {has}, not {wants}; "
+                f"undo the change, or {_ANOTHER}"
+            )
+    return found
 
 
 def _is_left_over(name: str) -> bool:

@@ -1,22 +1,14 @@
 """Makes a run self-contained on this machine: relative paths resolved, built-in data made."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prism_api.base import parse
-from prism_api.errors import (
-    DataError,
-    FieldProblem,
-    FolderTaken,
-    PrismError,
-    SpecError,
-    StoreError,
-)
+from prism_api.errors import FieldProblem, SpecError
 from prism_api.run import PrismRun
 from prism_api.uris import file_uri, local_path, scheme
+from prism_operator.local.programs import run_program
 
 _BUILTIN = {"digits": "prism_trainer.digits"}
 """Sets of inputs that a module of the trainer makes."""
@@ -66,31 +58,14 @@ def localise(run: PrismRun, base: Path, inputs: Path) -> PrismRun:
     return parse(PrismRun, document)
 
 
-def make_inputs(names: list[str], inputs: Path, seed: int) -> None:
-    """Make the built-in sets that are not there yet; raises what went wrong.
-
-    It takes seconds, and the terminal's Ctrl-C does not reach it: the caller stops afterwards.
-    """
+def make_inputs(
+    names: list[str], inputs: Path, seed: int, stop_requested: Callable[[], bool]
+) -> None:
+    """Make the built-in sets that are not there yet, unless a stop is requested; raises
+    ProgramError with what went wrong."""
     for name in names:
-        command = [
-            sys.executable,
-            "-m",
-            _BUILTIN[name],
-            "--out",
-            str(inputs / name),
-            "--seed",
-            str(seed),
-        ]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, start_new_session=True
-        )
-        if done.returncode:
-            raise _error_of(done.returncode)(f"making the inputs {name!r}: {done.stderr.strip()}")
-
-
-def _error_of(code: int) -> type[PrismError]:
-    errors = (StoreError, DataError, FolderTaken)
-    return {int(error.exit_code): error for error in errors}.get(code, PrismError)
+        arguments = ["--out", str(inputs / name), "--seed", str(seed)]
+        run_program(_BUILTIN[name], arguments, stop_requested)
 
 
 def _set_of(uri: str) -> str:

@@ -9,11 +9,13 @@ from types import FrameType
 
 from prism_api.exit_codes import ExitCode
 from prism_api.run import PrismRun
-from prism_api.uris import file_uri, local_path
+from prism_api.uris import local_path
+from prism_operator.local.changes import check_unchanged
 from prism_operator.local.executor import LocalExecutor
 from prism_operator.local.folder import RunFolder, Usage, open_folder, run_yaml
 from prism_operator.local.inputs import builtin_sets, localise, make_inputs
 from prism_operator.local.memory import MemoryWatch
+from prism_operator.local.preflight import check_stages
 from prism_operator.planning.decide import Decision, StartAttempt, State, decide
 from prism_operator.planning.observation import RunObserved
 from prism_operator.planning.plan import Plan, plan
@@ -28,6 +30,9 @@ _SETTLED = {
     State.FAILED: ExitCode.CRASHED,
     State.BLOCKED: ExitCode.STORE,
 }
+
+
+_CUT_OFF = "not waited for the checkpoint: what was done since the last one is lost"
 
 
 class Interrupts:
@@ -48,6 +53,10 @@ class Interrupts:
             for number, handler in old.items():
                 signal.signal(number, handler)
 
+    def any(self) -> bool:
+        """Whether there was one."""
+        return self.count > 0
+
     def _note(self, _: int, __: FrameType | None) -> None:
         self.count += 1
 
@@ -56,38 +65,41 @@ def run_locally(run: PrismRun, base: Path, out: Path, view: ProgressView) -> Exi
     """Run, or continue, a PrismRun in the folder `out`; relative URIs start at `base`.
 
     Returns the contract's exit code. Raises PrismError for what is wrong before any training
-    starts.
+    starts: with settings or data of any stage, with the folder, with inputs that cannot be made.
     """
     sets = builtin_sets(run)
-    local = localise(run, base, out.resolve() / "inputs")
-    folder = open_folder(out, run)
+    inputs = out.resolve() / "inputs" / f"seed-{run.spec.seed}"
+    local = localise(run, base, inputs)
+    folder = open_folder(out, local)
     try:
-        with Interrupts().caught() as interrupts, MemoryWatch() as memory:
-            started = time.monotonic()
-            try:
-                _prepare(sets, folder, run, view)
-                steps = plan(local, folder.identity.uid, _store_uri(local, folder))
-                decision = _execute(steps, local, folder, view, interrupts)
-            finally:
-                before = folder.usage()
-                usage = Usage(
-                    before.wall_seconds + time.monotonic() - started,
-                    max(before.peak_rss_bytes, memory.peak_bytes),
-                )
-                folder.save_usage(usage)
+        identity = folder.identity
+        steps = plan(local, identity.uid, identity.store)
+        results = LocalExecutor(steps, folder).observe(suspend=False).results
+        check_unchanged(steps, identity.store, results, folder.document)
+        with Interrupts().caught() as interrupts, _measured(folder):
+            if sets:
+                view.message(f"inputs: {', '.join(sets)} in {inputs}")
+                make_inputs(sets, inputs, run.spec.seed, interrupts.any)
+            if not run.spec.suspend and not interrupts.any():
+                check_stages(steps, results, folder, interrupts.any)
+            folder.save_document(run)
+            decision = _execute(steps, local, folder, view, interrupts)
         return _conclude(decision, steps, run, folder, view)
     finally:
         folder.close()
 
 
-def _prepare(sets: list[str], folder: RunFolder, run: PrismRun, view: ProgressView) -> None:
-    if sets:
-        view.message(f"inputs: {', '.join(sets)} in {folder.inputs}")
-        make_inputs(sets, folder.inputs, run.spec.seed)
-
-
-def _store_uri(run: PrismRun, folder: RunFolder) -> str:
-    return run.spec.storage.uri if run.spec.storage else file_uri(folder.store)
+@contextmanager
+def _measured(folder: RunFolder) -> Iterator[None]:
+    """Add what a block uses to what earlier invocations used."""
+    started = time.monotonic()
+    with MemoryWatch() as memory:
+        try:
+            yield
+        finally:
+            before = folder.usage()
+            seconds = before.wall_seconds + time.monotonic() - started
+            folder.save_usage(Usage(seconds, max(before.peak_rss_bytes, memory.peak_bytes)))
 
 
 def _execute(
@@ -97,13 +109,14 @@ def _execute(
     shown = _Shown(view, executor)
     try:
         while True:
-            observed = executor.observe(suspend=run.spec.suspend or interrupts.count > 0)
+            observed = executor.observe(suspend=run.spec.suspend or interrupts.any())
             decision = decide(steps, run.spec.failure_policy, observed, time.time())
             shown.update(decision, observed)
             if decision.state in _SETTLED:
                 return decision
             if interrupts.count > 1:
-                return Decision(State.SUSPENDED, decision.stages, message="stopped at once")
+                view.message(_CUT_OFF)
+                return Decision(State.SUSPENDED, decision.stages, message=_CUT_OFF)
             _apply(decision, executor, view)
             time.sleep(_POLL_SECONDS)
     finally:

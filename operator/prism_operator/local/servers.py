@@ -175,8 +175,7 @@ class _Attempt:
     def __init__(self, folder: Path, command: Sequence[str]) -> None:
         self._folder, self._command = folder, command
         self._config = parse_json(StageConfig, (folder / "stage.json").read_bytes(), "stage.json")
-        self._trainer: subprocess.Popen[bytes] | None = None
-        self._asked_to_stop = False
+        self._signals: list[int] = []
 
     def run(self) -> int:
         """Exit code of the command; raises RolloutError if a server ends before it."""
@@ -189,8 +188,9 @@ class _Attempt:
                 folder = self._folder / name
                 servers.append(ServerProcess(arguments, folder, token_file, free_port()))
             for server in servers:
-                if not server.wait(_READY_SECONDS, lambda: self._asked_to_stop):
-                    return int(ExitCode.SAVED)
+                server.wait(_READY_SECONDS, lambda: bool(self._signals))
+            if self._signals:
+                return int(ExitCode.SAVED)
             return self._train(servers, token_file)
         finally:
             for server in servers:
@@ -204,23 +204,24 @@ class _Attempt:
 
     def _train(self, servers: Sequence[ServerProcess], token_file: Path) -> int:
         urls = ",".join(server.url for server in servers)
-        self._trainer = subprocess.Popen(
+        trainer = subprocess.Popen(
             self._command,
             env={**_environment(token_file), URLS_VARIABLE: urls},
         )
         try:
-            while self._trainer.poll() is None:
+            while trainer.poll() is None:
+                while self._signals:
+                    trainer.send_signal(self._signals.pop(0))
                 for server in servers:
                     server.check()
                 time.sleep(_POLL_SECONDS)
         finally:
-            self._trainer.kill()
-        return self._trainer.wait()
+            trainer.kill()
+        return trainer.wait()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self._asked_to_stop = True
-        if self._trainer is not None:
-            self._trainer.send_signal(number)
+        """Passed on by the loop, so that one that comes before the command runs is not lost."""
+        self._signals.append(number)
 
 
 def _environment(token_file: Path) -> dict[str, str]:

@@ -76,44 +76,68 @@ class Decision:
     actions: tuple[Action, ...] = ()
     message: str = ""
     exit_code: ExitCode | None = None
-    """Of the attempt that decided a failed or blocked run."""
+    """Why the run failed or is blocked; mostly of the attempt that decided it."""
     requeue_after_seconds: float | None = field(default=None)
 
 
 def decide(plan: Plan, policy: FailurePolicy, observed: RunObserved, now: float) -> Decision:
     """The next actions of a run: at most one attempt of one stage runs at any time."""
+    proofs = _proofs(plan, observed)
     stages = {step.kind: StageStatus(State.PENDING) for step in plan.train_steps}
-    current: TrainStep | None = None
-    previous: StageResult | None = None
-    for step in plan.train_steps:
-        result = observed.results.get(step.kind)
-        if result is None or not _is_proof(result, step):
-            current = step
-            break
-        failed = [a for a in _attempts(observed, step.kind) if a.exit_code != ExitCode.DONE]
-        stages[step.kind] = StageStatus(State.SUCCEEDED, result.attempt, _faults(failed, policy))
-        previous = result
+    for kind, proof in proofs.items():
+        failed = [a for a in _attempts(observed, kind) if a.exit_code != ExitCode.DONE]
+        stages[kind] = StageStatus(State.SUCCEEDED, proof.attempt, _faults(failed, policy))
+    current = next((step for step in plan.train_steps if step.kind not in proofs), None)
     if current is None:
-        decision = Decision(State.SUCCEEDED, stages)
+        return _once_alone(Decision(State.SUCCEEDED, stages), _strays(observed))
+    attempts = _attempts(observed, current.kind)
+    other = observed.results.get(current.kind)
+    if other is not None and _is_of(other, current):
+        decision = _settled(
+            current, policy, State.BLOCKED, attempts, _contradiction(other), ExitCode.FOLDER_TAKEN
+        )
+        strays = _strays(observed)
     else:
-        attempts = _attempts(observed, current.kind)
-        decision = _decide_stage(current, policy, attempts, previous, observed.suspend, now)
-        decision = replace(decision, stages=stages | decision.stages)
-    strays = _strays(observed, current)
-    return _once_alone(decision, strays) if strays else decision
+        parent = proofs[current.after].checkpoint if current.after else None
+        decision = _decide_stage(current, policy, attempts, parent, observed.suspend, now)
+        strays = _strays(observed, watched=current.kind)
+    return _once_alone(replace(decision, stages=stages | decision.stages), strays)
 
 
 def _attempts(observed: RunObserved, kind: StageKind) -> tuple[AttemptObserved, ...]:
     return observed.attempts.get(kind, ())
 
 
-def _is_proof(result: StageResult, step: TrainStep) -> bool:
+def _proofs(plan: Plan, observed: RunObserved) -> dict[StageKind, StageResult]:
+    """Results of the stages from the first on that are done as they are planned now."""
+    proofs: dict[StageKind, StageResult] = {}
+    parent: CheckpointRef | None = None
+    for step in plan.train_steps:
+        result = observed.results.get(step.kind)
+        if result is None or not _is_of(result, step):
+            break
+        if result.config_hash != step.config(result.attempt, parent).config_hash:
+            break
+        proofs[step.kind] = result
+        parent = result.checkpoint
+    return proofs
+
+
+def _is_of(result: StageResult, step: TrainStep) -> bool:
     """Whether the result is of this very stage of this very run."""
     return result.run.uid == step.run.uid and result.kind == step.kind
 
 
-def _strays(observed: RunObserved, current: TrainStep | None) -> tuple[StopAttempt, ...]:
-    """Whatever runs beside the newest attempt of the current stage, such as a process that has
+def _contradiction(result: StageResult) -> str:
+    """Of a result that must neither be built upon nor be replaced unseen."""
+    return (
+        f"{result.kind}: its result (attempt {result.attempt}) was made under other settings, or "
+        "from another checkpoint; undo the change, or start a run of another name"
+    )
+
+
+def _strays(observed: RunObserved, watched: StageKind | None = None) -> tuple[StopAttempt, ...]:
+    """Whatever runs beside the newest attempt of the watched stage, such as a process that has
     reported its stage's result and is about to end."""
     running = {
         (kind, attempt.number)
@@ -121,13 +145,15 @@ def _strays(observed: RunObserved, current: TrainStep | None) -> tuple[StopAttem
         for attempt in attempts
         if attempt.state == "running"
     }
-    if current is not None:
-        running -= {(current.kind, a.number) for a in _attempts(observed, current.kind)[-1:]}
+    if watched is not None:
+        running -= {(watched, attempt.number) for attempt in _attempts(observed, watched)[-1:]}
     return tuple(StopAttempt(kind, number, "it is done with") for kind, number in sorted(running))
 
 
 def _once_alone(decision: Decision, strays: tuple[StopAttempt, ...]) -> Decision:
     """The same, but nothing starts and nothing is settled while strays run."""
+    if not strays:
+        return decision
     stops = tuple(action for action in decision.actions if isinstance(action, StopAttempt))
     waiting = {
         action.kind: StageStatus(State.PENDING)
@@ -148,7 +174,7 @@ def _decide_stage(
     step: TrainStep,
     policy: FailurePolicy,
     attempts: Sequence[AttemptObserved],
-    previous: StageResult | None,
+    parent: CheckpointRef | None,
     suspend: bool,
     now: float,
 ) -> Decision:
@@ -169,7 +195,7 @@ def _decide_stage(
         if verdict is not None:
             return verdict
     number = last.number + 1 if last else 1
-    start = StartAttempt(step.kind, number, previous.checkpoint if previous else None)
+    start = StartAttempt(step.kind, number, parent)
     status = StageStatus(State.RUNNING, number, _faults(attempts, policy))
     return Decision(
         State.RUNNING, {step.kind: status}, (start,), requeue_after_seconds=_POLL_SECONDS
@@ -237,6 +263,10 @@ def _judge(
     if faults > policy.max_restarts:
         text = f"failed {faults} times, maxRestarts is {policy.max_restarts}; last: {cause}"
         return _settled(step, policy, State.FAILED, attempts, text, ExitCode.CRASHED)
+    preemptions = sum(attempt.state == "preempted" for attempt in attempts)
+    if preemptions > policy.max_preemptions:
+        text = f"preempted {preemptions} times, maxPreemptions is {policy.max_preemptions}"
+        return _settled(step, policy, State.FAILED, attempts, text, ExitCode.CRASHED)
     wait = last.ended_at + backoff_seconds(faults) - now
     if _is_fault(last, policy) and wait > 0:
         status = StageStatus(State.PENDING, last.number, faults, f"tries again in {wait:.0f} s")
@@ -265,8 +295,8 @@ def _faults(attempts: Sequence[AttemptObserved], policy: FailurePolicy) -> int:
 
 
 def _is_fault(attempt: AttemptObserved, policy: FailurePolicy) -> bool:
-    """Interrupted attempts are no faults, nor those that were asked to save themselves, unless for
-    never having got to a first step."""
+    """Interrupted and preempted attempts are no faults, nor those that were asked to save
+    themselves, unless for never having got to a first step."""
     if attempt.state != "ended":
         return False
     if attempt.exit_code != ExitCode.SAVED:

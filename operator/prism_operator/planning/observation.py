@@ -13,10 +13,11 @@ class AttemptObserved:
     """One attempt of a stage as its executor found it."""
 
     number: int
-    state: Literal["running", "ended", "interrupted"]
-    """`interrupted`: it ended through no fault of its own: preempted, or its runner was stopped."""
+    state: Literal["running", "ended", "preempted", "interrupted"]
+    """`preempted`: the platform took its machine away (eviction, node loss), whatever its processes
+    said to that. `interrupted`: its user or its runner stopped it, which may happen without end."""
     exit_code: int | None = None
-    """Of an ended attempt; none if it left no code."""
+    """Of an attempt that ended by itself; none if it left no code."""
     message: str = ""
     started_at: float = 0.0
     ended_at: float = 0.0

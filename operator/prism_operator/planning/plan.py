@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prism_api.algorithms import resolve_rlvr
 from prism_api.checkpoint import CheckpointRef
 from prism_api.names import StageKind
-from prism_api.resources import Evaluation, ModelSource, Retention, Rollout, Workers
+from prism_api.resources import Evaluation, ModelSource, ResolvedWorkers, Retention, Rollout
 from prism_api.run import AnyStage, PrismRun
 from prism_api.stage_config import RunRef, StageConfig
 from prism_api.stages import RlvrStage, SftStage, Stages
@@ -37,7 +37,7 @@ class TrainStep:
     model: ModelSource
     stage: AnyStage
     stage_uri: str
-    workers: Workers
+    workers: ResolvedWorkers
     rollout: Rollout | None
     evaluation: Evaluation | None
     retention: Retention
@@ -110,7 +110,7 @@ def _train_step(
         model=spec.model,
         stage=resolve_rlvr(stage) if isinstance(stage, RlvrStage) else stage,
         stage_uri=stage_uri(store_uri, ref, kind),
-        workers=stage.workers or spec.workers,
+        workers=(stage.workers or spec.workers).resolved(),
         rollout=(stage.rollout or spec.rollout) if samples else None,  # type: ignore[union-attr]
         evaluation=spec.evaluation,
         retention=spec.storage.retention if spec.storage else Retention(),

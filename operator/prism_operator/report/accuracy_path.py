@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from prism_api.names import StageKind
 from prism_operator.report.summary import StageSummary, Summary
@@ -14,6 +14,8 @@ from prism_operator.report.text import STAGE_LABELS, percent, percent_range
 SIZE_INCHES = (6.4, 2.7)
 OFFSET = 0.06
 """Caption dots stand beside the accuracy dots, so that neither hides the other."""
+LABEL_ROOM, DOT_ROOM = 0.13, 0.04
+"""Shares of the accuracy axis: below its lowest figure for a label, above 100 % for a dot."""
 
 
 def draw_accuracy_path(summary: Summary) -> Markup | None:
@@ -21,7 +23,7 @@ def draw_accuracy_path(summary: Summary) -> Markup | None:
     stages = evaluated(summary)
     if not stages:
         return None
-    return draw(SIZE_INCHES, _describe(stages), lambda axes: _paint(axes, stages))
+    return draw(SIZE_INCHES, _describe(stages), lambda axes: paint_accuracy_path(axes, stages))
 
 
 def evaluated(summary: Summary) -> dict[StageKind, StageSummary]:
@@ -34,7 +36,14 @@ def accuracy_floor(lows: Sequence[float]) -> float:
     return max(0.0, (int(10 * min(lows)) - 1) / 10) if lows else 0.0
 
 
-def _paint(axes: Axes, stages: Mapping[StageKind, StageSummary]) -> None:
+def accuracy_ticks(floor: float) -> list[float]:
+    """Whole percentages from there up to 100."""
+    ticks = MaxNLocator(nbins=8, steps=[1, 2, 5, 10]).tick_values(floor, 1.0)
+    return [tick for tick in ticks if floor - 1e-9 <= tick <= 1 + 1e-9]
+
+
+def paint_accuracy_path(axes: Axes, stages: Mapping[StageKind, StageSummary]) -> None:
+    """Paint those stages, whose accuracy was measured."""
     accuracies = [stage.accuracy or 0.0 for stage in stages.values()]
     intervals = [stage.accuracy_ci95 or (0.0, 1.0) for stage in stages.values()]
     places = [index - OFFSET for index in range(len(stages))]
@@ -42,20 +51,35 @@ def _paint(axes: Axes, stages: Mapping[StageKind, StageSummary]) -> None:
     axes.errorbar(
         places, accuracies, errors, fmt="o-", color=SERIES[0], capsize=4, markersize=6, linewidth=1
     )
-    for place, accuracy, after in zip(places, accuracies, [*accuracies[1:], 1.0], strict=True):
-        _paint_label(axes, place, accuracy, below=after >= accuracy)
-    _paint_captions(axes, [stage.caption_accuracy for stage in stages.values()])
+    captions = [stage.caption_accuracy for stage in stages.values()]
+    befores, afters = [None, *accuracies[:-1]], [*accuracies[1:], None]
+    for place, accuracy, *around in zip(places, accuracies, befores, afters, captions, strict=True):
+        _paint_label(axes, (place, accuracy), label_side(accuracy, *around))
+    _paint_captions(axes, captions)
     _paint_axes(axes, stages)
 
 
-def _paint_label(axes: Axes, place: float, accuracy: float, *, below: bool) -> None:
-    """On the side of the dot that the line to the next one leaves free."""
+def label_side(
+    accuracy: float, before: float | None, after: float | None, caption: float | None
+) -> tuple[int, int]:
+    """Where the label of a dot stands: 1 or -1 for right or left, and for above or below.
+
+    Right of the dot, on the side that the line to the next one leaves free; left of it if the
+    caption dot is there, on the side that the line from the previous one leaves free.
+    """
+    right = 1 if after is not None and after < accuracy else -1
+    if caption is None or (accuracy - caption) * right >= 0:
+        return 1, right
+    return -1, -1 if before is not None and before > accuracy else 1
+
+
+def _paint_label(axes: Axes, dot: tuple[float, float], side: tuple[int, int]) -> None:
     axes.annotate(
-        percent(accuracy),
-        (place, accuracy),
-        (9, -9 if below else 9),
+        percent(dot[1]),
+        dot,
+        (9 * side[0], 10 * side[1]),
         textcoords="offset points",
-        ha="left",
+        ha="left" if side[0] > 0 else "right",
         va="center",
         fontsize=10,
         fontweight="bold",
@@ -73,7 +97,9 @@ def _paint_captions(axes: Axes, rates: Sequence[float | None]) -> None:
 def _paint_axes(axes: Axes, stages: Mapping[StageKind, StageSummary]) -> None:
     lows = [stage.accuracy_ci95[0] for stage in stages.values() if stage.accuracy_ci95]
     lows += [s.caption_accuracy for s in stages.values() if s.caption_accuracy is not None]
-    axes.set_ylim(accuracy_floor(lows), 1.02)
+    floor = accuracy_floor(lows)
+    axes.set_ylim(floor - LABEL_ROOM * (1 - floor), 1 + DOT_ROOM * (1 - floor))
+    axes.set_yticks(accuracy_ticks(floor))
     axes.set_xlim(-0.5, len(stages) - 0.5)
     axes.set_xticks(range(len(stages)), [f"after {STAGE_LABELS[kind]}" for kind in stages])
     axes.tick_params(axis="x", labelsize=10, length=0)

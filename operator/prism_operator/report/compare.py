@@ -14,7 +14,7 @@ from rich.text import Text
 
 from prism_api.errors import FieldProblem, SpecError
 from prism_api.names import STAGE_ORDER, StageKind
-from prism_operator.report.accuracy_path import accuracy_floor, evaluated
+from prism_operator.report.accuracy_path import accuracy_floor, accuracy_ticks, evaluated
 from prism_operator.report.files import replace_file
 from prism_operator.report.summary import StageSummary, Summary
 from prism_operator.report.text import ABSENT, STAGE_LABELS, duration, percent
@@ -98,7 +98,9 @@ def _paint(axes: Axes, summaries: Mapping[str, Summary]) -> None:
         places = [kinds.index(kind) + shift for kind in stages]
         _paint_run(axes, index, label, places, list(stages.values()))
         lows += [stage.accuracy_ci95[0] for stage in stages.values() if stage.accuracy_ci95]
-    axes.set_ylim(accuracy_floor(lows), 1.01)
+    floor = accuracy_floor(lows)
+    axes.set_ylim(floor, 1.01)
+    axes.set_yticks(accuracy_ticks(floor))
     axes.set_xlim(-0.5, max(len(kinds), 1) - 0.5)
     axes.set_xticks(range(len(kinds)), [f"after {STAGE_LABELS[kind]}" for kind in kinds])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))

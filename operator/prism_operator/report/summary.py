@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from prism_api.base import Contract, parse_json
-from prism_api.errors import StoreError
+from prism_api.errors import SpecError, StoreError
 from prism_api.names import STAGE_ORDER, StageKind
 from prism_api.resources import Fraction, NonNegative, Positive
 from prism_api.stage_config import StageResult
@@ -32,6 +32,7 @@ class StageSummary(Contract):
     format_rate: Fraction | None
     mean_response_tokens: NonNegative | None
     steps: Positive
+    """Optimizer steps of the policy."""
     seconds: NonNegative
     checkpoint: str
     """Folder of the result in the store."""
@@ -104,11 +105,14 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
 
 
 def read_summary(path: Path) -> Summary:
-    """Read report.json, given itself or its folder; StoreError or SpecError names what is wrong."""
+    """Read report.json, given itself or its folder; raises StoreError naming what is wrong."""
     file = path / REPORT_FILE if path.is_dir() else path
     try:
         text = file.read_bytes()
     except OSError as error:
         remedy = "give the output folder of a finished run"
         raise StoreError(f"{file}: cannot be read ({error.strerror}); {remedy}") from error
-    return parse_json(Summary, text, str(file))
+    try:
+        return parse_json(Summary, text, str(file))
+    except SpecError as error:
+        raise StoreError(f"{error}\nprism run with its folder writes it anew") from None

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from prism_api.errors import DataError
-from prism_trainer.data.rows import ImageRef, Row
+from prism_trainer.data.images import ImageRef
+from prism_trainer.data.rows import Row
 from prism_trainer.engine.packing import Prompt, Tokens
 from prism_trainer.engine.rope import Grid, mrope_positions
 

@@ -1,32 +1,32 @@
-"""Rows with a meaning: what each stage needs of a row, checked when the file is opened.
-
-Layouts: SFT as LLaMA-Factory's `messages` + `images`; alignment and RLVR as the reference code's
-parquet (`prompt`, `images`, `teacher_caption`, `teacher_cot`, `reward_model`).
+"""Rows with a meaning: what each stage needs of a row, checked before the training by
+`check_dataset` and again whenever a row is used. The layouts are listed in docs/data.md.
 """
 
-import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prism_api.errors import DataError
 from prism_api.resources import DataSource
-from prism_trainer.data.tables import RawRow, Table, open_table
+from prism_trainer.data.columns import is_text, optional_text_of, text_of
+from prism_trainer.data.images import ImageRef, images_of
+from prism_trainer.data.parquet import BatchCache
+from prism_trainer.data.table import RawRow, Table
+from prism_trainer.data.tables import open_table
+from prism_trainer.data.turns import Turn, turns_of
 
-_BLOCKS = re.compile("<caption>.*</caption>.*<think>.*</think>.*<answer>.*</answer>", re.DOTALL)
-"""Looser than the reward's check: a demonstration may have text around its blocks, as some teachers
-do."""
+_CACHE_BYTES = 1 << 30
+"""Decoded Parquet data that one Dataset keeps. A stage has one for its training and, while it
+evaluates, one more; per process."""
 
-Need = Literal["response", "teacher", "truth"]
+_TAGS = ("<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>")
 
-
-@dataclass(frozen=True)
-class ImageRef:
-    """An image as bytes, or as a path relative to the data file."""
-
-    content: bytes | None
-    path: Path | None
+Need = Literal["response", "teacher", "pair", "truth"]
+"""What a row is for: a demonstration (SFT), a teacher's text (alignment), a teacher's and a
+student's text (warm-up), an answer to verify (RLVR, evaluation)."""
 
 
 @dataclass(frozen=True)
@@ -36,43 +36,66 @@ class Row:
     origin: str
     """File and row, for messages to the user."""
     id: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[Turn, ...]
     """The prompt's turns, contents with `<image>` where an image goes."""
     images: tuple[ImageRef, ...]
     response: str | None = None
-    """Demonstration (SFT) or whole teacher text (alignment)."""
+    """Demonstration (SFT) or whole teacher text (alignment, warm-up)."""
     teacher_caption: str | None = None
     teacher_reasoning: str | None = None
+    student_caption: str | None = None
+    student_reasoning: str | None = None
     truths: tuple[str, ...] = ()
     """The right answer and its equivalents."""
 
 
 class Dataset:
-    """Rows of one or more files in a row, each checked for what the stage needs."""
+    """Rows of one or more files in a row; each is parsed when it is used.
+
+    Raises DataError for a file that is missing, unreadable or empty; bad rows are found when they
+    are used, or by `check_dataset` before.
+    """
 
     def __init__(self, sources: Sequence[DataSource], need: Need) -> None:
-        self._tables: list[Table] = [open_table(source.uri) for source in sources]
-        self._need = need
-        self._index = [
-            (t, i) for t in range(len(self._tables)) for i in range(len(self._tables[t]))
-        ]
-        for position in range(len(self)):
-            self[position]
+        self._tables, self._need = _opened(sources), need
+        self._starts = list(accumulate((len(table) for table in self._tables), initial=0))
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self._starts[-1]
 
     def __getitem__(self, position: int) -> Row:
         """The row; raises DataError naming file and row if its shape is wrong."""
-        table, index = self._index[position]
-        source = self._tables[table]
-        return parse_row(source.row(index), f"{source.path} row {index}", source.path, self._need)
+        if not 0 <= position < len(self):
+            raise IndexError(f"row {position} of {len(self)}")
+        number = bisect_right(self._starts, position) - 1
+        table, index = self._tables[number], position - self._starts[number]
+        return _parsed(table, index, table.row(index), self._need)
+
+
+def check_dataset(sources: Sequence[DataSource], need: Need) -> None:
+    """Read every row once, in order and in bounded memory.
+
+    Raises DataError for a file that is missing, unreadable or empty, and for the first bad row,
+    naming file and row.
+    """
+    for table in _opened(sources):
+        for index, raw in enumerate(table.rows()):
+            _parsed(table, index, raw, need)
+
+
+def _opened(sources: Sequence[DataSource]) -> list[Table]:
+    cache = BatchCache(_CACHE_BYTES)
+    return [open_table(source.uri, cache) for source in sources]
+
+
+def _parsed(table: Table, index: int, raw: RawRow, need: Need) -> Row:
+    return parse_row(raw, f"{table.path} row {index}", table.path, need)
 
 
 def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
     """Give a raw row its meaning; raises DataError naming `origin` and the column."""
-    turns = _turns(raw, origin)
-    response = None
+    images = images_of(raw, path.parent, origin)
+    turns, response = turns_of(raw, len(images), origin), None
     if need == "response":
         turns, response = _demonstration(turns, raw, origin)
     elif turns[-1]["role"] == "assistant":
@@ -80,111 +103,71 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
             f"{origin}: the prompt ends with an assistant's turn, which would give the answer "
             "away; remove it"
         )
-    images = tuple(_image(image, origin, path) for image in _list(raw, "images", origin))
-    placeholders = sum(turn["content"].count("<image>") for turn in turns)
-    if placeholders != len(images):
-        raise DataError(f"{origin}: {placeholders} <image> in the prompt but {len(images)} images")
-    caption = _optional_text(raw, "teacher_caption", origin)
-    reasoning = _optional_text(raw, "teacher_cot", origin)
-    if need == "teacher":
-        caption = _text(raw, "teacher_caption", origin)
-        reasoning = _text(raw, "teacher_cot", origin)
-        response = _optional_text(raw, "teacher_response", origin) or f"{caption}\n{reasoning}"
-        _check_blocks(response, origin, "the teacher's text")
-        _check_blocks(caption + reasoning, origin, "teacher_caption with teacher_cot")
+    marks = sum(turn["content"].count("<image>") for turn in turns)
+    if marks != len(images):
+        raise DataError(f"{origin}: {marks} <image> in the prompt but {len(images)} images")
+    if need in ("teacher", "pair"):
+        response = _whole_text("teacher", raw, origin)
+    if need == "pair":
+        _whole_text("student", raw, origin)
     return Row(
         origin=origin,
         id=str(raw.get("id") or origin),
         messages=turns,
         images=images,
         response=response,
-        teacher_caption=caption,
-        teacher_reasoning=reasoning,
+        teacher_caption=optional_text_of(raw, "teacher_caption", origin),
+        teacher_reasoning=optional_text_of(raw, "teacher_cot", origin),
+        student_caption=raw["student_caption"] if need == "pair" else None,
+        student_reasoning=raw["student_cot"] if need == "pair" else None,
         truths=_truths(raw, origin) if need == "truth" else (),
     )
 
 
-def _turns(raw: RawRow, origin: str) -> tuple[dict[str, str], ...]:
-    column = "messages" if raw.get("messages") is not None else "prompt"
-    turns = _list(raw, column, origin)
-    if not turns:
-        raise DataError(f"{origin}: column {column!r} is missing or empty; give the prompt's turns")
-    for turn in turns:
-        is_turn = isinstance(turn, dict) and isinstance(turn.get("content"), str)
-        if not is_turn or turn.get("role") not in ("system", "user", "assistant"):
-            raise DataError(
-                f"{origin}: column {column!r} holds {str(turn)[:80]!r}; "
-                "each turn is {role: system|user|assistant, content: text}"
-            )
-    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+def _whole_text(who: str, raw: RawRow, origin: str) -> str:
+    """The text that the segments of a teacher or student come from, checked with them."""
+    caption, reasoning = (text_of(raw, f"{who}_{part}", origin) for part in ("caption", "cot"))
+    whole = optional_text_of(raw, f"{who}_response", origin) or f"{caption}\n{reasoning}"
+    _check_blocks(whole, origin, f"the {who}'s text")
+    _check_blocks(caption + reasoning, origin, f"{who}_caption with {who}_cot")
+    return whole
 
 
 def _demonstration(
-    turns: tuple[dict[str, str], ...], raw: RawRow, origin: str
-) -> tuple[tuple[dict[str, str], ...], str]:
+    turns: tuple[Turn, ...], raw: RawRow, origin: str
+) -> tuple[tuple[Turn, ...], str]:
     if turns[-1]["role"] == "assistant":
         prompt, response = turns[:-1], turns[-1]["content"]
     else:
-        prompt, response = turns, _text(raw, "teacher_response", origin)
+        prompt, response = turns, text_of(raw, "teacher_response", origin)
     if not prompt:
         raise DataError(f"{origin}: has an answer but no question; add a user turn")
     _check_blocks(response, origin, "the demonstration")
     return prompt, response
 
 
-def _check_blocks(response: str, origin: str, what: str) -> None:
-    if not _BLOCKS.search(response):
-        raise DataError(
-            f"{origin}: {what} lacks the three blocks <caption>, <think>, <answer> in this order; "
-            f"it begins {response[:60]!r}"
-        )
+def _check_blocks(text: str, origin: str, what: str) -> None:
+    """Looser than the reward's check: there may be text around the blocks, as some teachers do."""
+    end = 0
+    for tag in _TAGS:
+        start = text.find(tag, end)
+        if start < 0:
+            raise DataError(
+                f"{origin}: {what} lacks the three blocks <caption>, <think>, <answer> in this "
+                f"order; it begins {text[:60]!r}"
+            )
+        end = start + len(tag)
 
 
 def _truths(raw: RawRow, origin: str) -> tuple[str, ...]:
-    model = raw.get("reward_model")
-    truth = model.get("ground_truth") if isinstance(model, dict) else None
-    if not isinstance(truth, str) or not truth.strip():
+    fields = raw.get("reward_model")
+    model = fields if isinstance(fields, dict) else {}
+    truth = model.get("ground_truth")
+    if not is_text(truth) or not truth.strip():
         raise DataError(
             f"{origin}: reward_model.ground_truth is missing, empty or not a text; give the answer"
         )
-    assert isinstance(model, dict)
     others = model.get("equivalent_answers") or []
-    if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
+    if not isinstance(others, list) or not all(map(is_text, others)):
         raise DataError(f"{origin}: reward_model.equivalent_answers is no list of texts; give one")
     return (truth, *others)
-
-
-def _image(image: Any, origin: str, path: Path) -> ImageRef:
-    if isinstance(image, str):
-        image = {"path": image}
-    content, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (0, 0)
-    if isinstance(content, bytes) and content:
-        return ImageRef(content, None)
-    if content or not isinstance(name, str) or not name:
-        raise DataError(
-            f"{origin}: an image is {str(image)[:80]!r}, neither bytes nor a path; give one of them"
-        )
-    file = path.parent / name
-    if not file.is_file():
-        raise DataError(f"{origin}: image file {file} does not exist")
-    return ImageRef(None, file)
-
-
-def _list(raw: RawRow, column: str, origin: str) -> list[Any]:
-    value = raw.get(column)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise DataError(f"{origin}: column {column!r} is a {type(value).__name__}, not a list")
-    return value
-
-
-def _text(raw: RawRow, column: str, origin: str) -> str:
-    value = raw.get(column)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{origin}: column {column!r} is missing, empty or not a text")
-    return value
-
-
-def _optional_text(raw: RawRow, column: str, origin: str) -> str | None:
-    return None if raw.get(column) is None else _text(raw, column, origin)

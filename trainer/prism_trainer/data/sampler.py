@@ -11,10 +11,12 @@ def _epoch(size: int, seed: int, purpose: str, epoch: int) -> Tokens:
     return numpy_generator(seed, purpose, "epoch", epoch).permutation(size)
 
 
-def rows_at(size: int, seed: int, purpose: str, position: int, count: int) -> list[int]:
-    """Rows `position` to `position + count` of an endless sequence of shuffled epochs.
+def draw_at(size: int, seed: int, purpose: str, position: int) -> int:
+    """Which draw stands at a position of an endless sequence of shuffled epochs.
 
-    Needs no state: a resumed stage continues at the position that its step implies.
+    A draw is a row of an epoch: row + size x epoch. So `draw % size` is the row, and no draw comes
+    twice, which lets it key randomness where one batch holds a row again. Needs no state: a resumed
+    stage continues at the position that its step implies.
     """
-    places = range(position, position + count)
-    return [int(_epoch(size, seed, purpose, p // size)[p % size]) for p in places]
+    epoch, place = divmod(position, size)
+    return size * epoch + int(_epoch(size, seed, purpose, epoch)[place])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prism_api.errors import PrismError
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_trainer.digits.folder import About, ensure_folder
 
 DESCRIPTION = """\
@@ -62,4 +63,5 @@ def _seed(text: str) -> int:
 
 
 if __name__ == "__main__":
+    die_with_parent(inherited_ancestor())
     sys.exit(main())

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prism_api import stages
-from prism_trainer.discriminator.comparison import Comparison, chunks
+from prism_api.resources import Precision
+from prism_trainer.discriminator.comparison import Comparison, chunks, packed_text_numbers
 from prism_trainer.discriminator.model import DiscriminatorModel
 from prism_trainer.discriminator.routing import allowed_experts
 from prism_trainer.distributed import Ranks
@@ -37,27 +39,32 @@ class Discriminator(Network):
         model: DiscriminatorModel,
         settings: stages.Discriminator,
         ranks: Ranks,
-        precision: str,
+        precision: Precision,
         max_tokens: int,
     ) -> None:
         super().__init__(model, ranks, precision, max_tokens)
         self.settings = settings
 
     def score(self, comparisons: Sequence[Comparison]) -> ScoredBatch:
-        """Scores without dropout and without gradient, prompt and image encoded once each."""
+        """Scores without dropout and without gradient.
+
+        Prompt, image and every text of a comparison are encoded once, so that equal texts have
+        exactly the same score.
+        """
         parts, owners = self._divide(comparisons)
         scores: list[PairScores] = []
-        counts = torch.zeros(())
-        tokens = 0
+        layers = len(self.model.tower.language_model.layers)
+        counts = torch.zeros(layers, self.settings.num_experts, dtype=torch.float64)
+        tokens = 0.0
         with torch.no_grad(), self.autocast():
             for pack, members in self._packs(parts):
-                values = self._scores(pack, None)
-                scores += _by_comparison(values, members)
-                counts = counts + self.model.routing.choice_counts()
-                tokens += pack.num_tokens
-        (total_tokens,) = self.ranks.sum_floats(float(tokens))
-        shares = self.ranks.sum_(counts.double().to(self.ranks.device)) / total_tokens
-        return ScoredBatch(_merge(scores, owners, len(comparisons)), shares, total_tokens)
+                scores += _by_comparison(self._scores(pack, members, dropout=False), members)
+                weights = _token_weights(pack, members)
+                counts += self.model.routing.choice_counts(weights).cpu()
+                tokens += float(weights.sum())
+        (total_tokens,) = self.ranks.sum_floats(tokens)
+        shares = self.ranks.sum_(counts.to(self.ranks.device)) / total_tokens
+        return ScoredBatch(_merge(scores, owners, comparisons), shares, total_tokens)
 
     def train_on(
         self, comparisons: Sequence[Comparison], scored: ScoredBatch, step: int
@@ -72,11 +79,12 @@ class Discriminator(Network):
 
         def loss_of(i: int, pack: Pack) -> Tensor:
             members = packed[i][1]
-            values = self._scores(pack, members)
+            values = self._scores(pack, members, dropout=True)
             losses = [
                 pair_loss(s, pairs, prompts, self.settings) for s in _by_comparison(values, members)
             ]
-            return torch.stack(losses).sum() + coefficient * self._balance(scored)
+            balance = self._balance(scored, _token_weights(pack, members))
+            return torch.stack(losses).sum() + coefficient * balance
 
         return self.update([pack for pack, _ in packed], loss_of, step)
 
@@ -89,22 +97,27 @@ class Discriminator(Network):
         packs: list[list[Comparison]] = []
         room = 0
         for part in parts:
-            size = part.group().num_tokens
+            size = part.group.num_tokens
             if not packs or size > room:
                 packs.append([])
                 room = self.max_tokens
             packs[-1].append(part)
             room -= size
-        return [(self.pack([c.group() for c in members]), members) for members in packs]
+        return [(self.pack([c.group for c in members]), members) for members in packs]
 
-    def _scores(self, pack: Pack, dropout_of: Sequence[Comparison] | None) -> Tensor:
-        """Score of every continuation of a pack, [continuations]."""
+    def _scores(self, pack: Pack, members: Sequence[Comparison], dropout: bool) -> Tensor:
+        """Score of every segment of a pack's comparisons, [segments]; equal texts are read once."""
         self.model.routing.start(allowed_experts(pack.token_classes, self.settings))
-        hidden = hidden_states(self.model.tower, pack).index_select(0, pack.last_index).float()
-        if dropout_of is not None and self.settings.head_dropout:
-            hidden = hidden * self._dropout_mask(dropout_of, hidden.shape[1]).to(hidden.device)
-        scores: Tensor = self.model.head(hidden).squeeze(1).float()
-        return scores
+        head = self.model.head
+        hidden = hidden_states(self.model.tower, pack).index_select(0, pack.last_index)
+        hidden = hidden.to(head.weight.dtype)
+        numbers = torch.from_numpy(packed_text_numbers(members)).to(hidden.device)
+        if dropout and self.settings.head_dropout:
+            mask = self._dropout_mask(members, hidden.shape[1]).to(hidden)
+            scores: Tensor = head(hidden.index_select(0, numbers) * mask)
+        else:
+            scores = head(hidden).index_select(0, numbers)
+        return scores.squeeze(1).to(hidden.dtype)
 
     def _dropout_mask(self, members: Sequence[Comparison], width: int) -> Tensor:
         """Inverted dropout, keyed per prompt so that it does not depend on packing or ranks.
@@ -121,10 +134,19 @@ class Discriminator(Network):
             masks.append(torch.cat([draws[:2], draws[first:]]) >= rate)
         return torch.cat(masks) / (1 - rate)
 
-    def _balance(self, scored: ScoredBatch) -> Tensor:
+    def _balance(self, scored: ScoredBatch, weights: Tensor) -> Tensor:
         layers = zip(self.model.routing.probabilities, scored.expert_shares, strict=True)
-        losses = [load_balance_loss(p, shares, scored.total_tokens) for p, shares in layers]
+        losses = [
+            load_balance_loss(p * weights[:, None], shares, scored.total_tokens)
+            for p, shares in layers
+        ]
         return torch.stack(losses).mean()
+
+
+def _token_weights(pack: Pack, members: Sequence[Comparison]) -> Tensor:
+    """[tokens] how many tokens each token of a pack stands for."""
+    weights = np.concatenate([member.token_weights for member in members])
+    return torch.from_numpy(weights).to(pack.input_ids.device)
 
 
 def _by_comparison(values: Tensor, members: Sequence[Comparison]) -> list[PairScores]:
@@ -133,10 +155,16 @@ def _by_comparison(values: Tensor, members: Sequence[Comparison]) -> list[PairSc
     return [PairScores(r[0], r[1:]) for r in rows]
 
 
-def _merge(scores: list[PairScores], owners: list[int], count: int) -> list[PairScores]:
+def _merge(
+    scores: Sequence[PairScores], owners: Sequence[int], comparisons: Sequence[Comparison]
+) -> list[PairScores]:
     """Put the parts of divided comparisons together again."""
     merged = []
-    for i in range(count):
+    for i, comparison in enumerate(comparisons):
         parts = [s for s, owner in zip(scores, owners, strict=True) if owner == i]
-        merged.append(PairScores(parts[0].teacher, torch.cat([p.students for p in parts])))
+        rows = torch.cat([parts[0].teacher[None], *(p.students for p in parts)])
+        # A text that occurs in several parts has several scores, equal but for rounding.
+        first = torch.from_numpy(comparison.first_uses[comparison.text_numbers])
+        rows = rows.flatten()[first.to(rows.device)]
+        merged.append(PairScores(rows[0], rows[1:]))
     return merged

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, one_hot
 
 from prism_api.stages import Discriminator
 
@@ -28,10 +28,12 @@ class RoutingContext:
         self.allowed = allowed
         self.probabilities, self.choices = [], []
 
-    def choice_counts(self) -> Tensor:
-        """How often each expert was chosen, [layers, experts]."""
+    def choice_counts(self, weights: Tensor) -> Tensor:
+        """How often each expert was chosen, [layers, experts]; weights [tokens] are how many tokens
+        each one stands for."""
         experts = self.probabilities[0].shape[1]
-        return torch.stack([torch.bincount(c.flatten(), minlength=experts) for c in self.choices])
+        chosen = [one_hot(choices, experts).sum(1).double() for choices in self.choices]
+        return torch.stack([weights.double() @ tokens for tokens in chosen])
 
 
 class Router(nn.Module):
@@ -48,7 +50,8 @@ class Router(nn.Module):
         logits = linear(hidden.reshape(-1, self.weight.shape[1]), self.weight)
         if self._context.allowed is not None:
             logits = logits.masked_fill(~self._context.allowed, -torch.inf)
-        probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+        at_least_single = torch.promote_types(logits.dtype, torch.float32)
+        probabilities = torch.softmax(logits, dim=-1, dtype=at_least_single)
         values, indices = torch.topk(probabilities, self.top_k, dim=-1)
         self._context.probabilities.append(probabilities)
         self._context.choices.append(indices)

@@ -1,7 +1,7 @@
 """Samples, groups and packs: many samples in one row of tokens, a group's prompt only once."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -74,8 +74,6 @@ class Pack:
     """[continuations] last token of each continuation."""
     token_classes: Tensor
     """[tokens] class of each token's continuation; -1 for prompts."""
-    group_sizes: tuple[int, ...] = field(default=())
-    """Continuations of each group."""
 
     @property
     def num_tokens(self) -> int:
@@ -144,7 +142,6 @@ def build_pack(
         lengths=tuple(len(c) for c in continuations),
         last_index=_tensor(np.array(row.lasts, dtype=np.int64), device),
         token_classes=_tensor(np.concatenate(row.classes), device),
-        group_sizes=tuple(len(group.continuations) for group in groups),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prism_api.resources import Precision
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.attention import KeyValueSink
 from prism_trainer.engine.head import token_logprobs
@@ -64,10 +65,10 @@ def _whole(features: Tensor | Sequence[Tensor]) -> Tensor:
 class Network:
     """A trained model: packs in, gradient steps out. Holds no algorithm."""
 
-    def __init__(self, model: Any, ranks: Ranks, precision: str, max_tokens: int) -> None:
+    def __init__(self, model: Any, ranks: Ranks, precision: Precision, max_tokens: int) -> None:
         self.model: Any = model
         self.ranks, self.max_tokens = ranks, max_tokens
-        self.half_precision = precision == "bf16" and ranks.device.type == "cuda"
+        self.half_precision = precision == "bf16"
         self.optimizer: Optimizer | None = None
         self.names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters()

@@ -1,75 +1,76 @@
-"""Decodes one batch of sequences token by token over a static key-value cache.
+"""Decodes one batch of sequences token by token over a key-value cache.
 
 Prompts are right-aligned in the cache, so that every sequence writes its n-th token at the same
 slot and a step needs no gather; what lies left of a shorter prompt is masked.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-from prism_trainer.engine.packing import Group, Pack, Prompt
+from prism_trainer.engine.packing import Group, Prompt, split_into_packs
 from prism_trainer.engine.policy import Policy, hidden_states
+from prism_trainer.generation.cache import KeyValueCache
 from prism_trainer.generation.weights import DecoderWeights, LayerWeights
 
 
 class Decoder:
-    """The state of one batch: caches, masks, positions of all its sequences."""
+    """The state of one batch: cache, mask, positions of all its sequences."""
 
     def __init__(
         self,
         policy: Policy,
         weights: DecoderWeights,
         prompts: Sequence[Prompt],
-        sequence_prompts: Tensor,
+        samples: Sequence[int],
         max_tokens: int,
     ) -> None:
-        """Encode each prompt once; sequence i continues prompt `sequence_prompts[i]`."""
+        """Encode each prompt once; prompt i has `samples[i]` sequences, one after the other."""
         self.weights = weights
         self._slot = max(len(p.token_ids) for p in prompts)
         """Where the next token's keys and values go."""
-        device = sequence_prompts.device
-        pack = policy.pack([Group(p, ()) for p in prompts])
-        first, caches = self._prefill(policy.model, pack, prompts, max_tokens)
-        self._caches = [cache.index_select(1, sequence_prompts) for cache in caches]
-        self.logits = linear(first, weights.head).index_select(0, sequence_prompts)
-        self._mask = (
-            self._prompt_mask(prompts, max_tokens).to(device).index_select(0, sequence_prompts)
-        )
-        positions = torch.tensor([p.next_position for p in prompts], device=device)
-        self._positions = positions.index_select(0, sequence_prompts)
+        limit = self._slot + max_tokens
+        self._cache = KeyValueCache(weights, sum(samples), self._slot, limit)
+        counts = torch.tensor(samples, device=weights.head.device)
+        self.logits = self._prefill(policy, prompts, samples).repeat_interleave(counts, 0)
+        self._mask = self._prompt_mask(prompts, limit).repeat_interleave(counts, 0)
+        positions = torch.tensor([p.next_position for p in prompts], device=counts.device)
+        self._positions = positions.repeat_interleave(counts)
         self._cos, self._sin = self._rope_table(policy.model, int(positions.max()) + max_tokens)
 
-    def _prefill(
-        self, model: Any, pack: Pack, prompts: Sequence[Prompt], max_tokens: int
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Last hidden state per prompt, and per layer a cache [2, prompts, kv_heads, slots,
-        dim]."""
-        sink: list[tuple[Tensor, Tensor]] = []
-        hidden = hidden_states(model.model, pack, kv_sink=sink)
-        shape = (2, len(prompts), self.weights.kv_heads, self._slot + max_tokens, self.weights.dim)
-        caches = [hidden.new_zeros(shape, dtype=self.weights.head.dtype) for _ in sink]
-        start, ends = 0, []
-        for i, prompt in enumerate(prompts):
-            length = len(prompt.token_ids)
-            for cache, (keys, values) in zip(caches, sink, strict=True):
-                place = slice(self._slot - length, self._slot)
-                cache[0, i, :, place] = keys[start : start + length].transpose(0, 1)
-                cache[1, i, :, place] = values[start : start + length].transpose(0, 1)
-            start += length
-            ends.append(start - 1)
-        return hidden[ends], caches
+    def _prefill(self, policy: Policy, prompts: Sequence[Prompt], samples: Sequence[int]) -> Tensor:
+        """Fill the cache, pack by pack; returns logits [prompts, vocabulary] of the first token."""
+        stops = accumulate(samples)
+        rows = iter([slice(stop - n, stop) for stop, n in zip(stops, samples, strict=True)])
+        last = []
+        for groups in split_into_packs([Group(p, ()) for p in prompts], policy.max_tokens):
+            sink: list[tuple[Tensor, Tensor]] = []
+            hidden = hidden_states(policy.model.model, policy.pack(groups), kv_sink=sink)
+            ends = list(accumulate(group.num_tokens for group in groups))
+            for group, end in zip(groups, ends, strict=True):
+                self._store(next(rows), slice(end - group.num_tokens, end), sink)
+            last.append(hidden[[end - 1 for end in ends]])
+        # It holds all weights in half precision; decoding has its own.
+        torch.clear_autocast_cache()
+        return linear(torch.cat(last), self.weights.head)
 
-    def _prompt_mask(self, prompts: Sequence[Prompt], max_tokens: int) -> Tensor:
-        """Additive mask [prompts, 1, 1, slots]."""
-        shape = (len(prompts), 1, 1, self._slot + max_tokens)
-        mask = torch.zeros(shape, dtype=self.weights.head.dtype)
+    def _store(self, rows: slice, tokens: slice, sink: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Copy one prompt's keys and values from its pack to its sequences."""
+        place = slice(self._slot - (tokens.stop - tokens.start), self._slot)
+        for layer, (keys, values) in zip(self._cache.layers, sink, strict=True):
+            layer[0, rows, :, place] = keys[tokens].transpose(0, 1)
+            layer[1, rows, :, place] = values[tokens].transpose(0, 1)
+
+    def _prompt_mask(self, prompts: Sequence[Prompt], limit: int) -> Tensor:
+        """Additive mask [prompts, 1, 1, limit]."""
+        mask = torch.zeros((len(prompts), 1, 1, limit), dtype=self.weights.head.dtype)
         for i, prompt in enumerate(prompts):
             mask[i, ..., : self._slot - len(prompt.token_ids)] = -torch.inf
-        return mask
+        return mask.to(self.weights.head.device)
 
     @staticmethod
     def _rope_table(model: Any, length: int) -> tuple[Tensor, Tensor]:
@@ -83,10 +84,11 @@ class Decoder:
     def advance(self, tokens: Tensor) -> None:
         """Append one token to every sequence; `logits` then predicts the next."""
         w = self.weights
+        self._cache.make_room(self._slot)
         x = w.embedding.index_select(0, tokens)
         cos = self._cos.index_select(0, self._positions)[:, None]
         sin = self._sin.index_select(0, self._positions)[:, None]
-        for layer, cache in zip(w.layers, self._caches, strict=True):
+        for layer, cache in zip(w.layers, self._cache.layers, strict=True):
             x = x + self._attend(
                 layer, cache, rms_norm(x, x.shape[-1:], layer.input_norm, w.eps), cos, sin
             )
@@ -118,7 +120,7 @@ class Decoder:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these sequences only."""
-        self._caches = [cache.index_select(1, rows) for cache in self._caches]
+        self._cache.keep(rows)
         self._mask = self._mask.index_select(0, rows)
         self._positions = self._positions.index_select(0, rows)
         self.logits = self.logits.index_select(0, rows)

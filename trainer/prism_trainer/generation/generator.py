@@ -1,5 +1,6 @@
 """InProcessGenerator: the RolloutClient that samples in the trainer's own process."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 
 from prism_trainer.engine.policy import Policy
+from prism_trainer.generation.cache import bytes_per_sequence, sequences_that_fit, usable_bytes
 from prism_trainer.generation.decoder import Decoder
-from prism_trainer.generation.weights import snapshot
+from prism_trainer.generation.weights import DecoderWeights, snapshot
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.seeds import numpy_generator
 
@@ -33,31 +35,50 @@ class InProcessGenerator:
         """See RolloutClient.generate."""
         wanted = [(i, seed) for i, request in enumerate(requests) for seed in request.seeds]
         results: list[list[Completion]] = [[] for _ in requests]
+        if not wanted:
+            return results
         with torch.no_grad(), self._policy.autocast():
-            for start in range(0, len(wanted), self._batch_size):
-                batch = wanted[start : start + self._batch_size]
-                completions = self._decode_batch(requests, batch, params)
+            weights = snapshot(self._policy.model, self._compute_dtype())
+            size = self._sequences_at_once(weights, requests, len(wanted), params)
+            for start in range(0, len(wanted), size):
+                batch = wanted[start : start + size]
+                completions = self._decode_batch(weights, requests, batch, params)
                 for (i, _), completion in zip(batch, completions, strict=True):
                     results[i].append(completion)
         return results
 
+    def _sequences_at_once(
+        self,
+        weights: DecoderWeights,
+        requests: Sequence[Request],
+        wanted: int,
+        params: SamplingParams,
+    ) -> int:
+        """As many as are wanted, allowed, and fit into memory if all reach the length limit."""
+        slots = max(len(r.prompt.token_ids) for r in requests) + params.max_tokens
+        size = bytes_per_sequence(weights, slots)
+        usable = usable_bytes(self._policy.ranks.device)
+        return sequences_that_fit(min(wanted, self._batch_size), size, usable)
+
     def _decode_batch(
-        self, requests: Sequence[Request], batch: Sequence[tuple[int, int]], params: SamplingParams
+        self,
+        weights: DecoderWeights,
+        requests: Sequence[Request],
+        batch: Sequence[tuple[int, int]],
+        params: SamplingParams,
     ) -> list[Completion]:
-        used = sorted({i for i, _ in batch})
-        place = {i: n for n, i in enumerate(used)}
-        device = self._policy.ranks.device
+        samples = Counter(i for i, _ in batch)
         decoder = Decoder(
             self._policy,
-            snapshot(self._policy.model, self._compute_dtype()),
-            [requests[i].prompt for i in used],
-            torch.tensor([place[i] for i, _ in batch], device=device),
+            weights,
+            [requests[i].prompt for i in samples],
+            list(samples.values()),
             params.max_tokens,
         )
         uniforms = None
         if params.temperature > 0:
             draws = [numpy_generator(seed).random(params.max_tokens) for _, seed in batch]
-            uniforms = torch.from_numpy(np.stack(draws)).to(device)
+            uniforms = torch.from_numpy(np.stack(draws)).to(self._policy.ranks.device)
         tokens, logprobs, lengths = self._loop(decoder, uniforms, params, len(batch))
         return self._completions(tokens, logprobs, lengths)
 

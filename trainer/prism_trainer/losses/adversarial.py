@@ -45,8 +45,9 @@ def _clip(scores: Tensor, settings: Discriminator) -> Tensor:
 def load_balance_loss(probabilities: Tensor, shares: Tensor, total_tokens: float) -> Tensor:
     """Switch-style balance of one layer, experts x sum over experts of share x mean probability.
 
-    probabilities [tokens, experts] with gradient; shares [experts] of the whole batch, detached:
-    the mean number of the token's choices that fall on each expert. Equals the number of choices
+    probabilities [tokens, experts] with gradient, times the number of tokens that each row stands
+    for; shares [experts] of the whole batch, detached: the mean number of the token's choices that
+    fall on each expert. Equals the number of choices
     per token when balanced (arXiv 2101.03961, equation 4). Linear in the tokens given the shares,
     so that splitting the batch changes nothing.
     """

@@ -4,31 +4,15 @@ Shapes: T targets (tokens of all responses of a pack, one after the other), R re
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from prism_api.algorithms import ALGORITHM_ROWS
+from prism_api.algorithms import ALGORITHM_ROWS, PolicyObjective
 from prism_api.stages import RlvrStage
 
 _MAX_LOG_RATIO = 20.0
 _MAX_SEQUENCE_LOG_RATIO = 10.0
-
-
-@dataclass(frozen=True)
-class PolicyObjective:
-    """One clipped surrogate and how its token losses are averaged."""
-
-    ratio: Literal["token", "sequence"]
-    """Importance ratio of each token, or the geometric mean over the response (GSPO)."""
-    average: Literal["token", "sequence"]
-    """`token`: over all tokens of the batch; `sequence`: over responses of their token means."""
-    clip_low: float
-    clip_high: float
-    dual_clip: float = 0.0
-    """With a negative advantage the loss is at most this many times -advantage; 0: no such
-    limit."""
 
 
 def objective_of(stage: RlvrStage) -> PolicyObjective:
@@ -72,7 +56,6 @@ class PolicyLossOutputs:
 
     loss: Tensor
     clipped_tokens: Tensor
-    log_ratio_sum: Tensor
 
 
 def policy_loss(inputs: PolicyLossInputs, objective: PolicyObjective) -> PolicyLossOutputs:
@@ -82,7 +65,7 @@ def policy_loss(inputs: PolicyLossInputs, objective: PolicyObjective) -> PolicyL
     clamped to +-20 (sequence ratio: at most 10), as in the reference code.
     """
     advantages = inputs.advantages.index_select(0, inputs.response_index)
-    ratio, log_ratio = _ratio(inputs, objective)
+    ratio = _ratio(inputs, objective)
     clipped_ratio = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high)
     plain, clipped = -advantages * ratio, -advantages * clipped_ratio
     losses = torch.maximum(plain, clipped)
@@ -90,19 +73,19 @@ def policy_loss(inputs: PolicyLossInputs, objective: PolicyObjective) -> PolicyL
         ceiling = -advantages * objective.dual_clip
         losses = torch.where(advantages < 0, torch.minimum(losses, ceiling), losses)
     loss = (losses * _token_weights(inputs, objective)).sum()
-    return PolicyLossOutputs(loss, (clipped > plain).sum(), log_ratio.detach().sum())
+    return PolicyLossOutputs(loss, (clipped > plain).sum())
 
 
-def _ratio(inputs: PolicyLossInputs, objective: PolicyObjective) -> tuple[Tensor, Tensor]:
+def _ratio(inputs: PolicyLossInputs, objective: PolicyObjective) -> Tensor:
     log_ratio = inputs.logprobs - inputs.old_logprobs
     if objective.ratio == "token":
-        return log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp(), log_ratio
+        return log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     sums = torch.zeros_like(inputs.response_lengths, dtype=log_ratio.dtype)
     sums = sums.index_add(0, inputs.response_index, log_ratio.detach())
     means = (sums / inputs.response_lengths.clamp(min=1)).index_select(0, inputs.response_index)
     # The value is the sequence's ratio, the gradient that of each token (GSPO-token, equation 13).
     per_token = means + inputs.logprobs - inputs.logprobs.detach()
-    return per_token.clamp(max=_MAX_SEQUENCE_LOG_RATIO).exp(), log_ratio
+    return per_token.clamp(max=_MAX_SEQUENCE_LOG_RATIO).exp()
 
 
 def _token_weights(inputs: PolicyLossInputs, objective: PolicyObjective) -> Tensor | float:

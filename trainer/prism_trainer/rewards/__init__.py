@@ -1,1 +1,1 @@
-"""Rewards of the RLVR stage: response format, answer verifier, reward; stdlib only, no torch."""
+"""Rewards of the RLVR stage: response format, answer verifier, reward; no torch."""

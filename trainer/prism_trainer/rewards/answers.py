@@ -1,4 +1,4 @@
-"""What an answer can be once it is read: a quantity, a collection, a named value or plain text."""
+"""What an answer can be once it is read: quantity, collection, named value, relation or text."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,10 +21,13 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """An exact number, with or without a unit; percent and millions are part of the number."""
+    """A number, with or without a unit; percent and millions are part of the number."""
 
     value: Fraction
+    """Exact; the whole number if there is no formula, else a factor of it."""
     unit: Unit | None = None
+    formula: str = ""
+    """What only algebra can compare (`2 3 root`), in the notation of `formulas`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,21 @@ class Collection:
     """Several answers: a tuple, an interval, a set, or a list without brackets."""
 
     brackets: str
-    """Opening and closing bracket; empty for a list without."""
+    """Opening and closing bracket; empty for a list without; or one of the kinds below."""
     items: tuple["Answer", ...]
+
+
+PLUS_MINUS, UNION, MATRIX, ROW = "\N{PLUS-MINUS SIGN}", "\N{UNION}", "matrix", "row"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """An equation or inequality: how left minus right compares to zero."""
+
+    sign: str
+    """One of `=`, `!=`, `>`, `>=`."""
+    difference: str
+    """In the notation of `formulas`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,8 @@ class Named:
 
     name: str
     value: "Answer"
+    relation: Relation | None = None
+    """The same as a relation, unless it states a number: `2x = 6` does not state `x = 3`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +69,18 @@ class Text:
     key: str
 
 
-Answer: TypeAlias = Quantity | Collection | Named | Text
+Answer: TypeAlias = Quantity | Collection | Named | Relation | Text
+
+
+def formulas_of(answer: Answer) -> list[str]:
+    """Every formula in an answer."""
+    match answer:
+        case Quantity(formula=formula):
+            return [formula] if formula else []
+        case Relation(difference=difference):
+            return [difference]
+        case Named(value=value, relation=relation):
+            return formulas_of(value) + (formulas_of(relation) if relation else [])
+        case Collection(items=items):
+            return [formula for item in items for formula in formulas_of(item)]
+    return []

@@ -12,7 +12,7 @@ THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+"
 
 _MARKER = re.compile(r"(?:^|(?<=[\s;,]))\((\d{1,2}|[A-Ja-j])\)")
 _THOUSANDS = re.compile(rf"(?<![\d.,]){THOUSANDS}(?!,?\d)")
-_AND = re.compile(r"(?:\s*,)?\s+and\s+")
+_AND = re.compile(r"(?:\s*,)?\s+and\s+|\s*和\s*")
 _ENDS = " .,;"
 
 
@@ -20,20 +20,20 @@ def split_parts(text: str) -> list[str]:
     """The parts of an answer in order; one part if it cannot be split."""
     if text.startswith("(") and (parts := _split_at_markers(text)):
         return parts
-    if ";" in text and len(parts := _split_outside_brackets(text, ";")) > 1:
+    if ";" in text and len(parts := split_outside_brackets(text, ";")) > 1:
         return parts
     text = _AND.sub(", ", text)
     if "," not in text:
         return [text]
     groups = {match.start(): match.end() for match in _THOUSANDS.finditer(text)}
-    return _split_outside_brackets(text, ",", groups)
+    return split_outside_brackets(text, ",", groups)
 
 
 def split_items(text: str) -> list[str]:
     """The items between two brackets, where every comma separates: `1,234` is two items."""
-    if ";" in text and len(parts := _split_outside_brackets(text, ";")) > 1:
+    if ";" in text and len(parts := split_outside_brackets(text, ";")) > 1:
         return parts
-    return _split_outside_brackets(_AND.sub(", ", text), ",")
+    return split_outside_brackets(_AND.sub(", ", text), ",")
 
 
 def is_enclosed(text: str) -> bool:
@@ -62,7 +62,7 @@ def _split_at_markers(text: str) -> list[str]:
     return parts if all(parts) else []
 
 
-def _split_outside_brackets(
+def split_outside_brackets(
     text: str, separator: str, skipped: dict[int, int] | None = None
 ) -> list[str]:
     """Parts between separators outside brackets and `skipped` spans; one if a part is empty."""

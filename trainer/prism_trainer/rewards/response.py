@@ -52,8 +52,10 @@ def parse_response(text: str) -> Response | None:
 
 
 def caption_items(caption: str) -> list[str]:
-    """The items of a caption: its non-empty lines without their bullets."""
-    lines = (line.strip() for line in caption.splitlines())
+    """The items of a caption, given with or without its tags: its non-empty lines without their
+    bullets."""
+    inner = caption.replace("<caption>", "").replace("</caption>", "")
+    lines = (line.strip() for line in inner.splitlines())
     return [item for line in lines if (item := _BULLET.sub("", line, count=1).strip())]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prism_trainer.rewards.response import parse_response
-from prism_trainer.rewards.verifier import Verdict, verify_any
+from prism_trainer.rewards.verifier import Verdict, verify_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +25,36 @@ class Reward:
     format: float
     """1 if the response has the format, else 0."""
     verdict: Verdict
-    """UNVERIFIABLE says that no truth is usable: the caller leaves the whole group out."""
+    """UNVERIFIABLE says that no truth is usable, or that the verifier failed: the caller leaves the
+    whole group out."""
+
+
+def score_many(
+    samples: Sequence[tuple[str, Sequence[str]]], weights: RewardWeights
+) -> list[Reward]:
+    """The reward of each (response, truths); formulas are evaluated side by side.
+
+    Weighted sum of accuracy and format; all 0 without the format (`mm_gad_no_llm`). The verdict on
+    a row without a usable truth does not depend on the response.
+    """
+    responses = [parse_response(text) for text, _ in samples]
+    answers = [response.answer if response else "" for response in responses]
+    truths = [truths for _, truths in samples]
+    verdicts = verify_many(list(zip(answers, truths, strict=True)))
+    return [
+        _reward(response is not None, verdict, weights)
+        for response, verdict in zip(responses, verdicts, strict=True)
+    ]
 
 
 def score(text: str, truths: Sequence[str], weights: RewardWeights) -> Reward:
-    """Weighted sum of accuracy and format; all 0 without the format (`mm_gad_no_llm`).
+    """`score_many` of one response."""
+    return score_many([(text, truths)], weights)[0]
 
-    The verdict on a row without a usable truth does not depend on the response.
-    """
-    response = parse_response(text)
-    if response is None:
-        return Reward(total=0.0, accuracy=0.0, format=0.0, verdict=verify_any("", truths))
-    verdict = verify_any(response.answer, truths)
+
+def _reward(has_format: bool, verdict: Verdict, weights: RewardWeights) -> Reward:
+    if not has_format:
+        return Reward(total=0.0, accuracy=0.0, format=0.0, verdict=verdict)
     accuracy = float(verdict is Verdict.RIGHT)
     total = weights.accuracy * accuracy + weights.format
     return Reward(total=total, accuracy=accuracy, format=1.0, verdict=verdict)

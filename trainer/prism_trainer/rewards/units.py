@@ -21,7 +21,8 @@ _FACTOR = re.compile(
     rf"({_DEGREE}[CF]?|[^\W\d_]+|[%\N{{PER MILLE SIGN}}{CURRENCIES}])"
     r"(?:\^?(-?[1-9])(?!\d))?[\s*]*"
 )
-_NOUN = re.compile(r"[^\W\d_]{2,}(?:[ -][^\W\d_]{2,})*")
+_NOUN = re.compile(r"(?![a-z]{1,3}$)[^\W\d_]{2,}(?:[ -][^\W\d_]{2,})*", re.IGNORECASE)
+"""Two or three Latin letters alone are a product of variables rather than a noun."""
 
 
 @lru_cache(maxsize=4096)

@@ -15,7 +15,8 @@ from PIL import ExifTags, Image
 from prism_api.errors import FieldProblem, SpecError
 from prism_api.rollout import SERVED_MODEL
 from prism_trainer.data.encoder import load_image
-from prism_trainer.data.rows import ImageRef, Row
+from prism_trainer.data.images import ImageRef
+from prism_trainer.data.rows import Row
 from prism_trainer.engine.packing import Tokens
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.rollouts.faults import Fault, Kind

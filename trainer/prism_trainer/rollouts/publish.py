@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prism_api.checkpoint import CheckpointManifest
+from prism_api.errors import StoreError
 from prism_api.rollout import Weights
 from prism_api.stage_config import StageConfig
 from prism_store.checkpoints import write_checkpoint
@@ -43,9 +44,6 @@ class Publisher:
     def _write(self, model: nn.Module, version: int) -> Weights:
         folder, config = self.work_folder / _FOLDER, self.config
         shutil.rmtree(folder, ignore_errors=True)
-        with store_errors(folder):
-            folder.mkdir(parents=True)
-            save_in_parts(hub_tensors(model, self.dtype), folder)
         manifest = CheckpointManifest(
             run_uid=config.run.uid,
             stage=config.kind,
@@ -58,7 +56,16 @@ class Publisher:
         )
         key = f"{_FOLDER}/v{version}"
         self.store.delete(key)
-        ref = write_checkpoint(self.store, key, folder, manifest)
+        try:
+            with store_errors(folder):
+                folder.mkdir(parents=True)
+                save_in_parts(hub_tensors(model, self.dtype), folder)
+            ref = write_checkpoint(self.store, key, folder, manifest)
+        except StoreError:
+            # What did not fit must not fill the disk: checkpoints and the outcome go there too.
+            shutil.rmtree(folder, ignore_errors=True)
+            self.store.delete(key)
+            raise
         for name in self.store.names(_FOLDER):
             if name != f"v{version}":
                 self.store.delete(f"{_FOLDER}/{name}")

@@ -27,6 +27,8 @@ class StageLoop:
         self._context, self._program, self._store = context, program, store
         self._stop_requested = stop_requested
         self._checkpoints = Checkpoints(context, store)
+        self._checkpoint: CheckpointRef | None = None
+        self._saved_at = -1
         self._position, self._history = Position(), History()
         total = sum(phase.steps for phase in program.phases)
         self._total = total
@@ -35,31 +37,30 @@ class StageLoop:
 
     def run(self) -> bool:
         """Whether the stage is done; if not, it was asked to stop and has saved itself."""
-        saved = self._resume()
+        self._resume()
         every = self._context.config.stage.checkpoint_every_steps
         while self._position.iteration < self._total:
             if self._context.ranks.any(self._stop_requested()):
-                self._save(saved)
+                self._save()
                 return False
             self._iterate()
             if self._position.iteration % every == 0 or self._position.iteration == self._total:
-                saved = self._save(None)
-        self._finish(saved)
-        return True
+                self._save()
+        return self._finish()
 
-    def _resume(self) -> CheckpointRef | None:
+    def _resume(self) -> None:
         checkpoint = self._checkpoints.find()
         if checkpoint is not None:
             self._position, self._history = restore(checkpoint, self._context, self._program)
+            self._checkpoint, self._saved_at = checkpoint.ref, self._position.iteration
         self._context.client.update_weights(self._position.weight_version)
-        return checkpoint.ref if checkpoint else None
 
     def _iterate(self) -> None:
         started = time.monotonic()
         phase, step = self._place()
         metrics = self._program.iterate(phase.name, step)
-        if phase.name == "train":
-            self._position.weight_version += 1
+        if phase.policy_steps:
+            self._position.weight_version += phase.policy_steps
             self._context.client.update_weights(self._position.weight_version)
         seconds = time.monotonic() - started
         self._position.seconds += seconds
@@ -78,25 +79,34 @@ class StageLoop:
             step -= phase.steps
         raise AssertionError("the loop ends with the last phase")
 
-    def _save(self, at_this_iteration: CheckpointRef | None) -> CheckpointRef | None:
-        if at_this_iteration is not None and at_this_iteration.uri.endswith(
-            f"/step-{self._position.iteration}"
-        ):
-            return at_this_iteration
-        return self._checkpoints.save(self._program, self._position, self._history)
+    def _save(self) -> None:
+        """Make a checkpoint unless this iteration has one; all processes decide alike."""
+        if self._saved_at == self._position.iteration:
+            return
+        self._checkpoint = self._checkpoints.save(self._program, self._position, self._history)
+        self._saved_at = self._position.iteration
 
-    def _finish(self, final: CheckpointRef | None) -> None:
+    def _finish(self) -> bool:
+        """Evaluate and report, unless asked to stop before: the final checkpoint is there, and who
+        resumes has only this left to do."""
         context, config = self._context, self._context.config
         evaluation = None
         samples: list[dict[str, object]] = []
         if config.evaluation is not None:
             self._progress.report(self._total, "evaluate", 0, 1, {})
-            evaluation, samples = evaluate(
-                config.evaluation, context.encoder, context.client, context.ranks
+            evaluated = evaluate(
+                config.evaluation,
+                context.encoder,
+                context.client,
+                context.ranks,
+                self._stop_requested,
             )
+            if evaluated is None:
+                return False
+            evaluation, samples = evaluated
         if not context.ranks.is_first:
-            return
-        assert final is not None, "the last iteration made a checkpoint"
+            return True
+        assert self._checkpoint is not None, "the last iteration made a checkpoint"
         result = StageResult(
             run=config.run,
             kind=config.kind,
@@ -104,10 +114,11 @@ class StageLoop:
             config_hash=config.config_hash,
             steps=self._position.weight_version,
             seconds=self._position.seconds,
-            checkpoint=final,
+            checkpoint=self._checkpoint,
             evaluation=evaluation,
         )
         self._report(result, samples)
+        return True
 
     def _report(self, result: StageResult, samples: list[dict[str, object]]) -> None:
         """The result goes last: who sees it finds everything else."""

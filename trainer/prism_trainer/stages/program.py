@@ -34,10 +34,13 @@ class StageContext:
 
 @dataclass(frozen=True)
 class Phase:
-    """Iterations of one kind; only those of phase `train` step the policy."""
+    """Iterations of one kind."""
 
     name: str
     steps: int
+    """Iterations."""
+    policy_steps: int = 1
+    """Optimizer steps that the policy takes in each of them; none in a warm-up."""
 
 
 class StageProgram(Protocol):

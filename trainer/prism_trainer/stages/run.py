@@ -15,18 +15,19 @@ from prism_api.uris import file_uri
 from prism_store.checkpoints import read_checkpoint
 from prism_store.store import open_store
 from prism_trainer import distributed
+from prism_trainer.attempt import STOP_FILE
 from prism_trainer.data.encoder import Encoder
-from prism_trainer.data.rows import Dataset
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.policy import Policy
 from prism_trainer.generation.generator import InProcessGenerator
-from prism_trainer.launch import STOP_FILE
 from prism_trainer.models import load_policy
+from prism_trainer.preflight import check_supported
 from prism_trainer.resume import EXPORT
 from prism_trainer.rollouts import RolloutClient
 from prism_trainer.rollouts.publish import Publisher
 from prism_trainer.rollouts.vllm_client import Servers, VllmClient
-from prism_trainer.stages.align import AlignProgram, SupervisedAlignProgram
+from prism_trainer.stages.align import AlignProgram
+from prism_trainer.stages.align_supervised import SupervisedAlignProgram
 from prism_trainer.stages.loop import StageLoop
 from prism_trainer.stages.program import StageContext, StageProgram
 from prism_trainer.stages.rlvr import RlvrProgram
@@ -35,9 +36,8 @@ from prism_trainer.stages.sft import SftProgram
 
 def run_stage(config: StageConfig, work_folder: Path) -> bool:
     """Run one attempt to its end (true) or until it was asked to stop and has saved (false)."""
-    _check_supported(config)
-    _check_evaluation(config)
-    ranks = distributed.join(config.workers.threads_per_process)
+    check_supported(config)
+    ranks = distributed.join(config.workers)
     try:
         context = build_context(config, ranks, work_folder)
         loop = StageLoop(
@@ -106,32 +106,6 @@ def build_program(context: StageContext) -> StageProgram:
     if stage.objective == "supervised":
         return SupervisedAlignProgram(context, stage)
     return AlignProgram(context, stage)
-
-
-def _check_supported(config: StageConfig) -> None:
-    """Refuse before anything is loaded what this trainer cannot do."""
-    problems = []
-    rollout = config.rollout
-    if rollout is not None and rollout.weight_update not in ("auto", "reload"):
-        problem = f"{rollout.weight_update} is not available to this trainer"
-        problems.append(FieldProblem("rollout.weightUpdate", problem, "set auto or reload"))
-    if config.workers.engine == "fsdp2" and config.workers.world_size > 1:
-        remedy = "set workers.engine: replicated, or use one process"
-        problem = "fsdp2 over several processes is not available to this trainer"
-        problems.append(FieldProblem("workers.engine", problem, remedy))
-    stage = config.stage
-    if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
-        path = "stages.align.discriminator.warmup.data"
-        remedy = "leave it out: pairs are then sampled from the policy"
-        problems.append(FieldProblem(path, "is not available to this trainer", remedy))
-    if problems:
-        raise SpecError(problems)
-
-
-def _check_evaluation(config: StageConfig) -> None:
-    """Bad held-out rows are found before the training that they would make pointless."""
-    if config.evaluation is not None:
-        Dataset([config.evaluation.data], "truth")
 
 
 def _stop(work_folder: Path) -> Callable[[], bool]:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from prism_api.errors import DataError
 from prism_api.stages import SftStage
 from prism_trainer.data.rows import Dataset, Row
-from prism_trainer.data.sampler import rows_at
 from prism_trainer.engine.optimizer import Optimizer
-from prism_trainer.engine.packing import Group, Pack, Prompt
+from prism_trainer.engine.packing import Group, Pack, Tokens
 from prism_trainer.engine.policy import StepReport
 from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless
+from prism_trainer.stages.prompts import PromptSource, keep_short
 
 
 class SftProgram(Stateless):
@@ -22,18 +21,16 @@ class SftProgram(Stateless):
 
     def __init__(self, context: StageContext, settings: SftStage) -> None:
         self._context, self._settings = context, settings
-        self._data = Dataset(settings.data, "response")
-        steps = settings.steps or _steps_of_epochs(len(self._data), settings)
+        self._source = PromptSource(context, Dataset(settings.data, "response"))
+        steps = settings.steps or _steps_of_epochs(len(self._source.data), settings)
         self.phases = (Phase("train", steps),)
         policy = context.policy
         policy.optimizer = Optimizer(policy.trained, settings, steps, context.ranks)
 
     def iterate(self, phase: str, step: int) -> Metrics:
         """One optimizer step."""
-        candidates = self._batch(step)
-        groups = [group for group in candidates if group is not None]
+        groups, dropped = self._batch(step)
         report, loss = supervised_update(self._context, groups, step)
-        (dropped,) = self._context.ranks.sum_floats(float(len(candidates) - len(groups)))
         return {
             "loss": loss,
             "grad_norm": report.grad_norm,
@@ -42,22 +39,20 @@ class SftProgram(Stateless):
             "dropped_samples": dropped,
         }
 
-    def _batch(self, step: int) -> list[Group | None]:
-        """This process's share of the batch; None for samples beyond the length limits."""
+    def _batch(self, step: int) -> tuple[list[Group], float]:
+        """This process's share of the batch, and how many samples of all exceed a length limit."""
         size, ranks = self._settings.batch_size, self._context.ranks
-        seed = self._context.config.seed
-        rows = rows_at(len(self._data), seed, "sft", step * size, size)
-        chosen = [self._data[i] for i in rows[ranks.rank :: ranks.world_size]]
-        prompts = self._context.encoder.prompts(chosen)
-        return [self._group(row, prompt) for row, prompt in zip(chosen, prompts, strict=True)]
+        draws, dropped = self._source.batch("sft", step * size, size)
+        responses = {draw: self._response(draw.row) for draw in draws}
+        lengths = [len(tokens) for tokens in responses.values()]
+        limit = self._settings.max_response_tokens
+        kept, too_long = keep_short(ranks, draws, lengths, "maxResponseTokens", limit)
+        groups = [Group(draw.prompt, (responses[draw],)) for draw in kept]
+        return groups, dropped + too_long
 
-    def _group(self, row: Row, prompt: Prompt) -> Group | None:
+    def _response(self, row: Row) -> Tokens:
         assert row.response is not None, "the data set was checked for demonstrations"
-        response = self._context.encoder.response(row.response)
-        too_long = len(prompt.token_ids) > self._settings.max_prompt_tokens
-        if too_long or len(response) > self._settings.max_response_tokens:
-            return None
-        return Group(prompt, (response,))
+        return self._context.encoder.response(row.response)
 
 
 def supervised_update(
@@ -65,16 +60,11 @@ def supervised_update(
 ) -> tuple[StepReport, float]:
     """One step of cross-entropy on the groups' continuations; returns report and mean token loss.
 
-    Raises DataError if no process has anything within the length limits.
+    A process may have no groups, but not all of them.
     """
     policy = context.policy
     packs = policy.packs(groups)
     (count,) = context.ranks.sum_floats(float(sum(len(pack.targets) for pack in packs)))
-    if count == 0:
-        raise DataError(
-            f"step {step}: every sample of the batch is longer than maxPromptTokens or "
-            "maxResponseTokens; raise them or shorten the data"
-        )
 
     def loss_of(_: int, pack: Pack) -> Tensor:
         return -policy.logprobs(pack)[0].sum() / count

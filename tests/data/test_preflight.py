@@ -1,0 +1,171 @@
+"""The preflight: everything wrong with a run's settings and data is said before anything starts."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from commands import Done
+from prism_api.errors import SpecError
+from prism_api.exit_codes import ExitCode
+from prism_api.stage_config import StageConfig
+from prism_api.uris import file_uri
+from prism_trainer import preflight
+from prism_trainer.preflight import check_supported, data_of, find_errors
+from row_builders import a_demonstration, a_prompt_row, a_teacher_row, write_jsonl
+from run_builders import REMOVED, Changes, a_plan
+
+QUESTION = [{"role": "user", "content": "Which digit?"}]
+
+
+def configs(changes: Changes | None = None) -> list[StageConfig]:
+    return [step.config(1, None) for step in a_plan(changes).train_steps]
+
+
+def written(folder: Path, configs: Sequence[StageConfig]) -> list[Path]:
+    paths = [folder / f"{config.kind}.json" for config in configs]
+    for path, config in zip(paths, configs, strict=True):
+        path.write_text(config.to_json())
+    return paths
+
+
+def checked(*paths: Path) -> Done:
+    command = [sys.executable, "-m", "prism_trainer.preflight", *map(str, paths)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Changes:
+    """Good rows for all three stages and the evaluation, and the changes that name their files."""
+    rows = {
+        "sft": a_demonstration(images=[], messages=[*QUESTION, a_demonstration()["messages"][-1]]),
+        "align": a_teacher_row(images=[], prompt=QUESTION),
+        "rlvr": a_prompt_row(images=[], prompt=QUESTION),
+        "heldout": a_prompt_row(images=[], prompt=QUESTION),
+    }
+    uri = {
+        name: {"uri": file_uri(write_jsonl(tmp_path / f"{name}.jsonl", [row, row]))}
+        for name, row in rows.items()
+    }
+    return {
+        "spec.stages.sft.data": [uri["sft"]],
+        "spec.stages.align.data": uri["align"],
+        "spec.stages.rlvr.data": uri["rlvr"],
+        "spec.evaluation.data": uri["heldout"],
+    }
+
+
+def spoil(path: Path) -> None:
+    """Replace the second row by one that suits no stage."""
+    path.write_text(path.read_text().splitlines()[0] + "\n{}\n")
+
+
+def test_a_run_without_fault_passes(tmp_path: Path, data: Changes) -> None:
+    done = checked(*written(tmp_path, configs(data)))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["sft", "align", "rlvr", "heldout"])
+def test_a_bad_row_of_any_data_set_ends_with_65_and_is_named(
+    tmp_path: Path, data: Changes, name: str
+) -> None:
+    spoil(tmp_path / f"{name}.jsonl")
+
+    done = checked(*written(tmp_path, configs(data)))
+
+    assert done.returncode == ExitCode.BAD_DATA
+    assert done.stderr.startswith(f"{tmp_path / name}.jsonl row 1: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, data: Changes) -> None:
+    spoil(tmp_path / "sft.jsonl")
+    (tmp_path / "rlvr.jsonl").unlink()
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    planned = configs(
+        {**data, "spec.stages.align.rollout": {"backend": "vllm", "weightUpdate": "nccl"}}
+    )
+
+    done = checked(*written(tmp_path, planned), broken)
+
+    assert done.returncode == ExitCode.BAD_CONFIG
+    assert f"{broken} is not valid" in done.stderr
+    assert "stages.align.rollout.weightUpdate: nccl is not available" in done.stderr
+    assert f"{tmp_path / 'sft.jsonl'} row 1: " in done.stderr
+    assert f"{tmp_path / 'rlvr.jsonl'}: no such data file" in done.stderr
+
+
+def test_every_data_set_is_read_for_what_its_stage_needs_and_only_once(
+    tmp_path: Path, data: Changes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(
+        preflight,
+        "check_dataset",
+        lambda sources, need: read.append(([Path(s.uri).name for s in sources], need)),
+    )
+
+    assert find_errors(written(tmp_path, configs(data))) == []
+
+    assert sorted(read) == [
+        (["align.jsonl"], "teacher"),
+        (["heldout.jsonl"], "truth"),
+        (["rlvr.jsonl"], "truth"),
+        (["sft.jsonl"], "response"),
+    ]
+
+
+def test_several_files_of_a_stage_are_one_data_set() -> None:
+    sources = [{"uri": "file://a.parquet"}, {"uri": "file://b.parquet"}]
+    sft, *_ = configs({"spec.stages.sft.data": sources, "spec.evaluation": REMOVED})
+
+    (use,) = data_of(sft)
+
+    assert [source.uri for source in use.sources] == ["file://a.parquet", "file://b.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problems"),
+    [
+        ({}, {}),
+        ({"spec.workers": {"engine": "fsdp2"}}, {}),
+        ({"spec.rollout": {"backend": "vllm"}}, {}),
+        ({"spec.rollout": {"backend": "vllm", "weightUpdate": "reload"}}, {}),
+        ({"spec.workers": {"engine": "replicated", "replicas": 2}}, {}),
+        (
+            {"spec.workers": {"engine": "fsdp2", "replicas": 2}},
+            {kind: [f"stages.{kind}.workers.engine"] for kind in ("sft", "align", "rlvr")},
+        ),
+        (
+            {"spec.rollout": {"backend": "vllm", "weightUpdate": "nccl"}},
+            {kind: [f"stages.{kind}.rollout.weightUpdate"] for kind in ("align", "rlvr")},
+        ),
+        (
+            {"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}},
+            {"align": ["stages.align.discriminator.warmup.data"]},
+        ),
+    ],
+)
+def test_settings_that_this_trainer_cannot_serve_are_named_by_stage(
+    changes: Changes, problems: dict[str, list[str]]
+) -> None:
+    found = {}
+    for config in configs(changes):
+        try:
+            check_supported(config)
+        except SpecError as error:
+            found[config.kind] = [problem.path for problem in error.problems]
+
+    assert found == problems
+
+
+def test_a_mistake_is_found_without_loading_torch() -> None:
+    code = "import sys, prism_trainer.preflight; print({'torch', 'transformers'} & {*sys.modules})"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "set()\n"

@@ -1,0 +1,113 @@
+"""Checks stages before any of them starts: whether this trainer can serve their settings, and every
+row of their data.
+
+`python -m prism_trainer.preflight CONFIG.json...` says everything that it finds wrong. It imports
+no torch, so that a mistake shows within seconds and before anything is loaded.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prism_api.errors import FieldProblem, PrismError, SpecError
+from prism_api.exit_codes import ExitCode
+from prism_api.process import die_with_parent, inherited_ancestor
+from prism_api.resources import DataSource
+from prism_api.stage_config import StageConfig
+from prism_api.stages import AlignStage, RlvrStage, SftStage
+from prism_trainer.attempt import read_config
+from prism_trainer.data.rows import Need, check_dataset
+
+_UPDATES = ("auto", "reload")
+"""How this trainer brings weights to rollout servers."""
+
+
+def main() -> None:
+    """Check stages and exit with the worst code: 0, 64 (bad config) or 65 (bad data)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m prism_trainer.preflight",
+        description="Check settings and data of stages before any of them starts.",
+        epilog="Exit codes: 0 all is well, 64 bad config, 65 bad data.",
+    )
+    parser.add_argument(
+        "configs", type=Path, nargs="+", metavar="CONFIG", help="StageConfig as JSON"
+    )
+    die_with_parent(inherited_ancestor())
+    errors = find_errors(parser.parse_args().configs)
+    for error in errors:
+        sys.stderr.write(f"{error}\n")
+    sys.exit(min((error.exit_code for error in errors), default=ExitCode.DONE))
+
+
+def find_errors(paths: Sequence[Path]) -> list[PrismError]:
+    """What is wrong with the stages whose configs these files hold.
+
+    Of a data set only the first bad row; it is read once however many stages use it.
+    """
+    errors: list[PrismError] = []
+    uses: dict[DataUse, None] = {}
+    for path in paths:
+        with _noted(errors):
+            config = read_config(path)
+            uses |= dict.fromkeys(data_of(config))
+            check_supported(config)
+    for use in uses:
+        with _noted(errors):
+            check_dataset(use.sources, use.need)
+    return errors
+
+
+@contextmanager
+def _noted(errors: list[PrismError]) -> Iterator[None]:
+    try:
+        yield
+    except PrismError as error:
+        errors.append(error)
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """A data set, and what a stage needs of its rows."""
+
+    sources: tuple[DataSource, ...]
+    need: Need
+
+
+def data_of(config: StageConfig) -> Iterator[DataUse]:
+    """What a stage reads: its own data, and the held-out rows."""
+    match config.stage:
+        case SftStage(data=sources):
+            yield DataUse(sources, "response")
+        case AlignStage(data=source):
+            yield DataUse((source,), "teacher")
+        case RlvrStage(data=source):
+            yield DataUse((source,), "truth")
+    if config.evaluation is not None:
+        yield DataUse((config.evaluation.data,), "truth")
+
+
+def check_supported(config: StageConfig) -> None:
+    """Raise SpecError for settings that this trainer cannot serve, all of them."""
+    stage, own = config.stage, f"stages.{config.kind}"
+    problems = []
+    rollout = config.rollout
+    if rollout is not None and rollout.backend == "vllm" and rollout.weight_update not in _UPDATES:
+        problem = f"{rollout.weight_update} is not available to this trainer"
+        problems.append(FieldProblem(f"{own}.rollout.weightUpdate", problem, "set auto or reload"))
+    if config.workers.engine == "fsdp2" and config.workers.world_size > 1:
+        remedy = "set workers.engine: replicated, or use one process"
+        problem = "fsdp2 over several processes is not available to this trainer"
+        problems.append(FieldProblem(f"{own}.workers.engine", problem, remedy))
+    if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
+        remedy = "leave it out: pairs are then sampled from the policy"
+        problem = "is not available to this trainer"
+        problems.append(FieldProblem(f"{own}.discriminator.warmup.data", problem, remedy))
+    if problems:
+        raise SpecError(problems)
+
+
+if __name__ == "__main__":
+    main()
