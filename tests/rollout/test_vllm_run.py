@@ -89,7 +89,7 @@ class Run:
 def test_a_stage_on_a_real_server_is_killed_stopped_and_finished_and_leaves_no_process(
     run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "PATIENCE_SECONDS", 900)
+    monkeypatch.setattr(commands, "PATIENCE_SECONDS", 2400)
     run = Run(run_file, tmp_path / "out")
 
     assert run.interrupted(signal.SIGKILL) == -signal.SIGKILL

@@ -25,7 +25,7 @@ from served_models import Kind, build_served_model
 from stage_builders import rlvr_stage, stage_config
 from transformers_reference import Reference
 
-READY_SECONDS = 600.0
+READY_SECONDS = 1800.0
 CONTEXT = 512
 
 

@@ -31,7 +31,7 @@ from prism_api.stage_config import StageConfig
 from prism_api.stages import SftStage
 from prism_api.uris import local_path, scheme
 
-_READY_SECONDS = 900.0
+_READY_SECONDS = 1800.0
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 10.0
 
