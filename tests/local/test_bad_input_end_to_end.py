@@ -7,6 +7,7 @@ import json
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -235,13 +236,28 @@ def test_ctrl_c_saves_and_running_again_finishes(tmp_path: Path, digits_folder: 
     assert [json.loads(line)["step"] for line in metrics] == list(range(1, 61))
 
 
+def freeze_workers(out: Path) -> bool:
+    """Stop a run's workers where they are, so that they cannot save anything any more."""
+    workers = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])  # zombies have none
+        if "prism_trainer.worker" in line and str(out) in line:
+            workers.append(process)
+    for worker in workers:
+        worker.suspend()
+    return bool(workers)
+
+
 @pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait_for_the_save_and_says_what_is_lost(
     tmp_path: Path, digits_folder: Path
 ) -> None:
     run = Run(tmp_path, digits_folder, MANY_STEPS)
 
-    stopped = prism_interrupted("run", run.file, "--out", run.out, when=run.has_stepped, times=2)
+    def when() -> bool:
+        return run.has_stepped() and freeze_workers(run.out)
+
+    stopped = prism_interrupted("run", run.file, "--out", run.out, when=when, times=2)
 
     assert stopped.returncode == 75, said(stopped)
     assert "what was done since the last one is lost" in said(stopped)
