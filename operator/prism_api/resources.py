@@ -71,6 +71,11 @@ class Images(Contract):
     """Names of Secrets for the registry."""
 
 
+Engine = Literal["fsdp2", "replicated", "deepspeed-zero2", "deepspeed-zero3"]
+Saving = Literal["auto", "always", "never"]
+"""When to trade time for GPU memory; `auto`: where it would not suffice otherwise."""
+
+
 class Workers(Contract):
     """Trainer processes of a stage."""
 
@@ -80,12 +85,16 @@ class Workers(Contract):
     gpus_per_replica: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs (and trainer processes) of one pod; 0 trains on the CPU with one process, even where
     there are GPUs."""
-    engine: Literal["fsdp2", "replicated"] = "fsdp2"
-    """`fsdp2` shards parameters over processes; `replicated` keeps them whole in each (small
-    models). With one process both are the same."""
+    engine: Engine = "fsdp2"
+    """`fsdp2` shards weights, gradients and optimizer states over processes, and on a GPU casts
+    weights layer by layer; `replicated` keeps everything whole in each process (small models, CPU);
+    `deepspeed-zero2` and `deepspeed-zero3` shard by DeepSpeed, which must be installed. All learn
+    the same; alone on a CPU, all are `replicated`."""
     precision: Literal["auto", Precision] = "auto"
     """Compute precision: `bf16` (GPUs only) or `fp32`; `auto` is bf16 on GPUs (published) and fp32
     on the CPU. Master weights and optimizer states are always float32."""
+    gpu_memory_gib: Positive = 80
+    """Memory of one GPU as `prism plan` reckons with it; a trainer asks its GPU."""
     threads_per_process: Positive = 1
     """CPU threads of one trainer process."""
 

@@ -4,7 +4,7 @@ Sources: the paper's hyper-parameter table and the reference code's launch scrip
 (arXiv 2604.28123); where the two differ the field says which was taken.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -18,11 +18,29 @@ from prism_api.resources import (
     NonNegative,
     Positive,
     Rollout,
+    Saving,
     Workers,
 )
 
 GroupSize = Annotated[int, Field(ge=2, le=1024)]
 Temperature = Annotated[float, Field(gt=0, le=10)]
+
+
+LoraModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class Lora(Contract):
+    """Low-rank adapters: W + alpha / rank x B A, of which A and B are trained (arXiv
+    2106.09685)."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rows of A."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Strength."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout of the adapters' inputs, in updates only."""
+    target_modules: Annotated[tuple[LoraModule, ...], Field(min_length=1)] = get_args(LoraModule)
+    """Linear layers of the language model that get one; absent: all."""
 
 
 class Stage(Optimization):
@@ -38,11 +56,23 @@ class Stage(Optimization):
     max_tokens_per_pack: Positive
     """Tokens of one packed forward; longer batches are split into several (micro-batches)."""
     train_vision_tower: bool = True
-    """Whether the vision tower and its projector are trained."""
+    """Whether the vision tower and its projector are trained, in full also beside adapters. With
+    `lora` the default is false."""
+    lora: Lora | None = None
+    """Train low-rank adapters in place of the language model's own weights; results are exported
+    merged."""
+    gradient_checkpointing: Saving = "auto"
+    """Whether the policy's layers recompute their activations in the backward pass."""
     checkpoint_every_steps: Positive
     """Steps between checkpoints; the last step always makes one."""
     workers: Workers | None = None
     """Instead of spec.workers."""
+
+    @model_validator(mode="after")
+    def _adapters_alone(self) -> Self:
+        if self.lora is not None and "train_vision_tower" not in self.model_fields_set:
+            object.__setattr__(self, "train_vision_tower", False)
+        return self
 
 
 class SftStage(Stage):
@@ -143,6 +173,8 @@ class Discriminator(Optimization):
     """Weight of the mean squared score."""
     fallback_coef: NonNegative = 0.01
     """Weight of the teacher-only loss of a step in which no student response has the format."""
+    gradient_checkpointing: Saving = "auto"
+    """Whether the discriminator's layers recompute their activations in the backward pass."""
     load_balance_coef: NonNegative = 0.01
     """Weight of the experts' load-balancing loss (published for the warm-up; here in both
     phases)."""
@@ -195,6 +227,9 @@ class AlignStage(Sampling):
     """Weight of the reasoning score in the advantage (1 - alpha)."""
     format_penalty: NonNegative = 1.5
     """Subtracted from the advantage of a response without the three blocks."""
+    offload_optimizer: Saving = "auto"
+    """Whether the optimizer states of policy and discriminator lie in host memory, and on the GPU
+    only while they are stepped."""
     advantage: Literal["per_component", "mixed"] = "per_component"
     """`per_component`: scores are normalised within the group, then mixed (reference code);
     `mixed`: mixed, then normalised (paper, equations 1-3)."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from prism_api.errors import PrismError
 from prism_api.run import PrismRun
 from prism_operator.documents import read_run
+from prism_operator.model_files import known_shapes
 from prism_operator.planning.plan import plan
 from prism_operator.rendering import render_plan
 
@@ -49,7 +50,8 @@ def show_plan(
         run = read_run(file)
         store = run.spec.storage.uri if run.spec.storage else "file:///OUT/store"
         steps = plan(run, "00000000", store)
-        _out(render_plan(steps, as_json=as_json))
+        shapes = known_shapes(steps.model_uris, file.parent)
+        _out(render_plan(steps, shapes, as_json=as_json))
 
 
 @app.command("run")

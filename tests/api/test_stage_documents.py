@@ -141,6 +141,7 @@ NO_MATTER: dict[str, Any] = {
     "stages.align.checkpointEverySteps": 7,
     "stages.align.workers": {"replicas": 4},  # the resolved ones count
     "stages.align.rollout": {"backend": "vllm"},
+    "workers.gpuMemoryGib": 40,  # the trainer asks its GPU
     "retention.keepLast": 9,
 }
 

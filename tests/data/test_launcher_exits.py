@@ -14,6 +14,7 @@ from prism_api.run import PrismRun
 from prism_api.stage_config import StageConfig
 from prism_api.uris import file_uri
 from prism_operator.planning.plan import plan
+from prism_trainer import preflight
 from prism_trainer.data.sampler import draw_at
 from prism_trainer.stages.run import run_stage
 from row_builders import a_demonstration, a_png, a_prompt_row, write_jsonl
@@ -122,14 +123,17 @@ def test_a_missing_checkpoint_of_the_stage_before_ends_with_74(
     assert "step-4/manifest.json: no such object" in outcome["message"]
 
 
-def test_what_this_trainer_cannot_do_ends_with_64(tmp_path: Path, digits_folder: Path) -> None:
-    changes = {"spec.workers": {"engine": "fsdp2", "replicas": 2}}
+def test_an_engine_that_is_not_installed_is_named(
+    tmp_path: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+    config = a_config(tmp_path, digits_folder, {"spec.workers": {"engine": "deepspeed-zero3"}})
 
-    done, outcome = launched(tmp_path, a_config(tmp_path, digits_folder, changes))
+    with pytest.raises(SpecError, match="needs the package deepspeed") as caught:
+        run_stage(config, tmp_path)
 
-    assert done.returncode == 64, done.stderr
-    assert "workers.engine: fsdp2 over several processes is not available" in outcome["message"]
-    assert "set workers.engine: replicated" in outcome["message"]
+    assert [problem.path for problem in caught.value.problems] == ["stages.sft.workers.engine"]
+    assert caught.value.exit_code == 64
 
 
 def test_more_gpus_than_the_machine_has_end_with_64(tmp_path: Path, digits_folder: Path) -> None:

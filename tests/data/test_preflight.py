@@ -130,11 +130,19 @@ def test_several_files_of_a_stage_are_one_data_set() -> None:
     ("changes", "problems"),
     [
         ({}, {}),
-        ({"spec.workers": {"engine": "fsdp2"}}, {}),
+        ({"spec.workers": {"engine": "fsdp2", "replicas": 2}}, {}),
         ({"spec.workers": {"engine": "replicated", "replicas": 2}}, {}),
         (
-            {"spec.workers": {"engine": "fsdp2", "replicas": 2}},
+            {"spec.workers": {"engine": "deepspeed-zero3", "replicas": 2}},
             {kind: [f"stages.{kind}.workers.engine"] for kind in ("sft", "align", "rlvr")},
+        ),
+        (
+            {
+                "spec.workers": {"engine": "fsdp2", "replicas": 2},
+                "spec.stages.align.workers": {"engine": "deepspeed-zero2"},
+                "spec.stages.align.offloadOptimizer": "always",
+            },
+            {"align": ["stages.align.workers.engine", "stages.align.offloadOptimizer"]},
         ),
         (
             {"spec.rollout": {"backend": "vllm"}},
@@ -147,8 +155,10 @@ def test_several_files_of_a_stage_are_one_data_set() -> None:
     ],
 )
 def test_settings_that_this_trainer_cannot_serve_are_named_by_stage(
-    changes: Changes, problems: dict[str, list[str]]
+    changes: Changes, problems: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without DeepSpeed, whether it is installed here or not."""
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
     found = {}
     for config in configs(changes):
         try:

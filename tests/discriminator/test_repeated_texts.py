@@ -17,8 +17,6 @@ from prism_api.stages import Discriminator as Settings
 from prism_trainer.advantages import alignment_advantages
 from prism_trainer.discriminator.comparison import Comparison, chunks
 from prism_trainer.discriminator.discriminator import Discriminator, ScoredBatch
-from prism_trainer.distributed import Ranks
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.packing import Group
 
 FORMS: Any = ("per_component", "mixed")
@@ -121,7 +119,7 @@ def played(network: Discriminator, batch: Sequence[Comparison]) -> tuple[Any, Sc
     torch.set_default_dtype(torch.float64)  # of the gradients' buffer
     try:
         optimization = Optimization(learning_rate=1e-6, grad_clip=0.0)
-        network.optimizer = Optimizer(network.trained, optimization, 1, Ranks())
+        network.start_training(optimization, 1)
         scored = network.score(batch)
         report = network.train_on(batch, scored, 0)
     finally:

@@ -22,7 +22,7 @@ def choices(dense: Any, settings: Settings) -> tuple[Tensor, Tensor]:
     model.routing.start(allowed_experts(pack.token_classes, settings))
     with torch.no_grad():
         hidden_states(model.tower, pack)
-    return torch.stack(model.routing.choices), pack.token_classes
+    return torch.stack(list(model.routing.choices.values())), pack.token_classes
 
 
 def experts_of(dense: Any, settings: Settings) -> dict[int, set[int]]:

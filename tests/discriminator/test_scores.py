@@ -17,8 +17,6 @@ from prism_api.optimization import Optimization
 from prism_api.stages import Discriminator as Settings
 from prism_trainer.discriminator.comparison import Comparison, chunks
 from prism_trainer.discriminator.discriminator import Discriminator
-from prism_trainer.distributed import Ranks
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.losses.adversarial import PairScores
 
 ROUTINGS = ("learned", "segment")
@@ -131,7 +129,7 @@ def test_the_picture_decides_too(dense: Any, settings: Settings) -> None:
 def trained(network: Discriminator, batch: Sequence[Comparison], step: int = 0) -> list[Tensor]:
     """Weights after one update on the batch."""
     optimization = Optimization(learning_rate=1e-2)
-    network.optimizer = Optimizer(network.trained, optimization, 10, Ranks())
+    network.start_training(optimization, 10)
     network.train_on(batch, network.score(batch), step)
     return [p.detach() for p in network.model.parameters()]
 
@@ -171,7 +169,7 @@ def test_training_opens_the_gap_between_teacher_and_students(
 ) -> None:
     network, batch = build_discriminator(dense, settings), build_comparisons()
     optimization = Optimization(learning_rate=3e-3)
-    network.optimizer = Optimizer(network.trained, optimization, 10, Ranks())
+    network.start_training(optimization, 10)
     losses = [network.train_on(batch, network.score(batch), s).loss for s in range(8)]
     gaps = torch.cat([s.teacher - s.students for s in network.score(batch).scores])
     assert losses[-1] < losses[0] / 2
@@ -203,7 +201,7 @@ def test_training_on_balance_alone_evens_the_load(dense: Any) -> None:
     settings = Settings(load_balance_coef=100.0, head_dropout=0.0, score_reg_coef=0.0)
     network, batch = build_discriminator(dense, settings), build_comparisons()
     optimization = Optimization(learning_rate=1e-2)
-    network.optimizer = Optimizer(network.trained, optimization, 30, Ranks())
+    network.start_training(optimization, 30)
     spread = []
     for step in range(30):
         scored = network.score(batch)

@@ -12,6 +12,7 @@ from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_
 from prism_api.errors import NonFiniteLoss
 from prism_api.optimization import Optimization
 from prism_trainer.distributed import Ranks
+from prism_trainer.engine.gradients import FlatGradients
 from prism_trainer.engine.optimizer import Optimizer, learning_rate
 
 PEAK, STEPS = 3e-3, 20
@@ -76,6 +77,11 @@ def trained(net: nn.Module) -> list[nn.Parameter]:
     return [p for p in net.parameters() if p.requires_grad]
 
 
+def optimizer_of(net: nn.Module, settings: Optimization) -> Optimizer:
+    parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    return Optimizer(FlatGradients(parameters, Ranks()), settings, 8)
+
+
 def loss_at(net: nn.Module, step: int) -> Tensor:
     x = torch.randn(16, 5, generator=torch.Generator().manual_seed(step))
     loss: Tensor = net(x).square().mean() * (30 if step % 3 == 2 else 0.3)
@@ -88,7 +94,7 @@ def test_steps_equal_torch_adamw_with_clipping(clip: float) -> None:
         learning_rate=1e-2, weight_decay=0.3, grad_clip=clip, schedule="cosine", warmup_steps=2
     )
     ours, theirs = Net(), Net()
-    optimizer = Optimizer(trained(ours), settings, 8, Ranks())
+    optimizer = optimizer_of(ours, settings)
     matrices = [p for p in trained(theirs) if p.dim() >= 2]
     vectors = [p for p in trained(theirs) if p.dim() < 2]
     adamw = torch.optim.AdamW(
@@ -122,8 +128,7 @@ def test_steps_equal_torch_adamw_with_clipping(clip: float) -> None:
 def test_a_restored_optimizer_goes_on_bitwise() -> None:
     settings = Optimization(learning_rate=1e-2)
     net = Net()
-    names: dict[Tensor, str] = {p: n for n, p in net.named_parameters()}
-    optimizer = Optimizer(trained(net), settings, 9, Ranks())
+    optimizer = optimizer_of(net, settings)
 
     def step(network: nn.Module, which: Optimizer, number: int) -> None:
         which.zero_grad()
@@ -133,9 +138,9 @@ def test_a_restored_optimizer_goes_on_bitwise() -> None:
     for number in range(3):
         step(net, optimizer, number)
     twin = copy.deepcopy(net)
-    saved = {key: value.clone() for key, value in optimizer.state(names).items()}
-    second = Optimizer(trained(twin), settings, 9, Ranks())
-    second.load_state(saved, {p: n for n, p in twin.named_parameters()})
+    saved = {key: source.read().clone() for key, source in optimizer.state().items()}
+    second = optimizer_of(twin, settings)
+    second.load_state(saved)
     for number in range(3, 6):
         step(net, optimizer, number)
         step(twin, second, number)
@@ -149,12 +154,11 @@ def test_a_number_that_is_not_finite_stops_the_step_and_changes_nothing(
     place: str, value: float
 ) -> None:
     net = Net()
-    names: dict[Tensor, str] = {p: n for n, p in net.named_parameters()}
-    optimizer = Optimizer(trained(net), Optimization(learning_rate=1e-2), 9, Ranks())
+    optimizer = optimizer_of(net, Optimization(learning_rate=1e-2))
     loss_at(net, 0).backward()
     optimizer.step(0, 0.0)
     weights = [p.detach().clone() for p in net.parameters()]
-    moments = {key: t.clone() for key, t in optimizer.state(names).items()}
+    moments = {key: source.read().clone() for key, source in optimizer.state().items()}
 
     optimizer.zero_grad()
     loss_at(net, 1).backward()
@@ -165,5 +169,6 @@ def test_a_number_that_is_not_finite_stops_the_step_and_changes_nothing(
         optimizer.step(1, value if place == "loss" else 0.5)
     for before, after in zip(weights, net.parameters(), strict=True):
         assert torch.equal(before, after)
-    for key, value_now in optimizer.state(names).items():
-        assert torch.equal(moments[key], value_now)
+    assert moments
+    for key, source in optimizer.state().items():
+        assert torch.equal(moments[key], source.read())

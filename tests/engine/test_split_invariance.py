@@ -24,8 +24,6 @@ from prism_api.algorithms import resolve_rlvr
 from prism_api.optimization import Optimization
 from prism_api.resources import DataSource
 from prism_trainer.data.rows import Row
-from prism_trainer.distributed import Ranks
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.packing import Tokens
 from prism_trainer.engine.policy import Network, Policy
 from prism_trainer.losses.policy import objective_of
@@ -56,7 +54,7 @@ def context_of(policy: Policy) -> StageContext:
 
 
 def gradients_after(network: Network, step: Callable[[], object]) -> dict[str, Tensor]:
-    network.optimizer = Optimizer(network.trained, NO_CLIPPING, 1, Ranks())
+    network.start_training(NO_CLIPPING, 1)
     step()
     return {n: p.grad.clone() for n, p in network.model.named_parameters() if p.grad is not None}
 
@@ -116,7 +114,7 @@ def reinforced(algorithm: stages.Algorithm, max_tokens: int) -> dict[str, Tensor
     update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
     old = [
         [now + 0.2 * torch.from_numpy(rng.standard_normal(len(now))).float() for now in responses]
-        for responses in map(update.current_logprobs, groups)
+        for responses in update.current_logprobs(groups)
     ]
     return gradients_after(policy, lambda: update.run(groups, advantages, 0, old))
 

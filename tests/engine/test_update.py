@@ -7,8 +7,6 @@ from torch import Tensor
 from model_builders import build_groups, build_model, build_policy
 from prism_api.errors import NonFiniteLoss
 from prism_api.optimization import Optimization
-from prism_trainer.distributed import Ranks
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.packing import Pack
 from prism_trainer.engine.policy import Policy
 
@@ -17,7 +15,7 @@ from prism_trainer.engine.policy import Policy
 def policy() -> Policy:
     policy = build_policy(build_model(), max_tokens=40)
     settings = Optimization(learning_rate=1e-2, grad_clip=0.0)
-    policy.optimizer = Optimizer(policy.trained, settings, 10, Ranks())
+    policy.start_training(settings, 10)
     return policy
 
 
@@ -28,7 +26,7 @@ def test_the_report_says_loss_tokens_norm_and_rate(policy: Policy) -> None:
     report = policy.update(packs, lambda _, pack: -policy.logprobs(pack)[0].sum(), 0)
     assert report.loss == pytest.approx(sum(losses), rel=1e-6)
     assert report.num_tokens == sum(pack.num_tokens for pack in packs)
-    norms = torch.stack([p.grad.norm() for p in policy.trained if p.grad is not None])
+    norms = torch.stack([p.grad.norm() for p in policy.model.parameters() if p.grad is not None])
     assert report.grad_norm == pytest.approx(float(norms.norm()), rel=1e-5)
     assert report.learning_rate == 1e-2
 
@@ -45,7 +43,7 @@ def test_steps_lower_the_loss(policy: Policy) -> None:
 
 def test_a_pack_whose_loss_is_not_finite_leaves_all_weights_as_they_were(policy: Policy) -> None:
     packs = policy.packs(build_groups())
-    before = [p.detach().clone() for p in policy.trained]
+    before = [p.detach().clone() for p in policy.model.parameters()]
 
     def loss_of(i: int, pack: Pack) -> Tensor:
         loss = -policy.logprobs(pack)[0].sum()
@@ -53,7 +51,7 @@ def test_a_pack_whose_loss_is_not_finite_leaves_all_weights_as_they_were(policy:
 
     with pytest.raises(NonFiniteLoss, match="step 4"):
         policy.update(packs, loss_of, 4)
-    assert all(torch.equal(a, b) for a, b in zip(before, policy.trained, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
     report = policy.update(packs, lambda _, pack: -policy.logprobs(pack)[0].sum(), 5)
     assert report.grad_norm > 0, "the bad gradients are forgotten"
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_builders import build_policy
 from prism_trainer.generation.cache import (
     KeyValueCache,
     bytes_per_sequence,
@@ -21,7 +22,7 @@ PROMPT = 5
 
 @pytest.fixture(scope="module")
 def weights(model: Any) -> DecoderWeights:
-    return snapshot(model, torch.float32)
+    return snapshot(build_policy(model), torch.float32)
 
 
 def test_what_was_written_survives_growth_and_the_end_of_other_sequences(

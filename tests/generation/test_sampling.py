@@ -95,7 +95,7 @@ def test_memory_limits_how_many_are_decoded_together_but_not_what_comes_of_them(
 ) -> None:
     """As on a GPU that has room for so many sequences of full length."""
     slots = max(len(request.prompt.token_ids) for request in requests) + LIMIT
-    usable = sequences * bytes_per_sequence(snapshot(lively, torch.float32), slots)
+    usable = sequences * bytes_per_sequence(snapshot(build_policy(lively), torch.float32), slots)
     monkeypatch.setattr(generator_module, "usable_bytes", lambda _: usable)
     seen = []
     decode = InProcessGenerator._loop

@@ -254,9 +254,9 @@ def test_the_gradient_of_a_batch_with_surplus_is_that_of_its_ratios(
         gradients.append({n: p.grad.clone() for n, p in named if p.requires_grad})
         return report
 
-    def count_forwards(self: PolicyUpdate, group: SampledGroup) -> Any:
-        forwards.append(group)
-        return inner_forward(self, group)
+    def count_forwards(self: PolicyUpdate, groups: Sequence[SampledGroup]) -> Any:
+        forwards.extend(groups)
+        return inner_forward(self, groups)
 
     monkeypatch.setattr(PolicyUpdate, "run", keep_gradients)
     monkeypatch.setattr(PolicyUpdate, "current_logprobs", count_forwards)

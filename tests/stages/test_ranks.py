@@ -1,4 +1,4 @@
-"""Two processes under torchrun learn what one process learns.
+"""Two processes under torchrun learn what one process learns, under every engine.
 
 The same global batch, in float32: losses and all other metrics of every iteration agree to 1e-5.
 DAPO is compared with itself only: each process fills its own share of the batch with informative
@@ -8,14 +8,16 @@ groups.
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import stages_under_torchrun
-from prism_api.resources import DataSource, Evaluation
+from prism_api.resources import DataSource, Engine, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
+from prism_api.stages import Lora
 from rlvr_builders import dapo_stage
 from stage_builders import (
     Finished,
@@ -33,6 +35,25 @@ from stage_builders import (
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
+SHARED: tuple[Engine, ...] = ("replicated", "fsdp2")
+UNEVEN = ("align-uneven", "align-supervised", "grpo-uneven")
+RUNS: list[tuple[Engine, str]] = [
+    ("replicated", "sft"),
+    ("replicated", "align-learned"),
+    ("replicated", "align-segment"),
+    ("replicated", "grpo"),
+    ("replicated", "gspo"),
+    ("fsdp2", "align-segment"),
+    ("fsdp2", "grpo"),
+    ("fsdp2", "grpo-lora"),
+    *[(engine, name) for engine in SHARED for name in UNEVEN],
+]
+ALONE: list[tuple[Engine, str]] = [(engine, "dapo") for engine in SHARED]
+"""Compared with themselves only."""
+RESUMED: list[tuple[Engine, str]] = [("fsdp2", "align-segment"), ("fsdp2", "grpo-lora"), *ALONE]
+if find_spec("deepspeed"):
+    RUNS += [("deepspeed-zero2", "align-segment"), ("deepspeed-zero3", "grpo-lora")]
+    RESUMED += [("deepspeed-zero2", "align-segment"), ("deepspeed-zero3", "grpo-lora")]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +68,7 @@ def uneven(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataSou
 def stages(
     demos: DataSource, teachers: DataSource, prompts: DataSource, uneven: DataSource
 ) -> dict[str, AnyStage]:
+    lora = Lora(rank=4)
     return {
         "sft": sft_stage(demos, steps=5, max_tokens_per_pack=150),
         "align-learned": align_stage(teachers),
@@ -54,7 +76,9 @@ def stages(
         "grpo": rlvr_stage(
             prompts, learning_rate=1e-4, mini_batches=2, kl_coef=0.01, entropy_coef=0.001
         ),
+        "grpo-lora": rlvr_stage(prompts, learning_rate=1e-3, kl_coef=0.01, lora=lora),
         "gspo": rlvr_stage(prompts, algorithm="gspo", steps=3, learning_rate=1e-4),
+        "dapo": dapo_stage(prompts),
         "align-uneven": align_stage(uneven, batch_size=2),
         "align-supervised": align_stage(uneven, batch_size=2, objective="supervised"),
         "grpo-uneven": rlvr_stage(uneven, learning_rate=1e-4, batch_size=2, mini_batches=2),
@@ -62,11 +86,19 @@ def stages(
 
 
 def config_of(
-    stage: AnyStage, talker: Path, prompts: DataSource, folder: Path, replicas: int
+    stage: AnyStage,
+    talker: Path,
+    prompts: DataSource,
+    folder: Path,
+    replicas: int,
+    engine: Engine = "replicated",
 ) -> StageConfig:
     folder.mkdir(parents=True)
-    evaluation = Evaluation(data=prompts, max_response_tokens=40)
-    config = stage_config(stage, talker, folder, replicas=replicas, evaluation=evaluation)
+    # Three questions for two processes in batches of one: one process has nothing left to ask.
+    evaluation = Evaluation(data=prompts, max_response_tokens=40, max_samples=3, batch_size=1)
+    config = stage_config(
+        stage, talker, folder, replicas=replicas, evaluation=evaluation, engine=engine
+    )
     (folder / "stage.json").write_text(config.to_json())
     return config
 
@@ -83,8 +115,8 @@ def run_processes(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def finished(config: StageConfig) -> Finished:
-    return Finished(Path(config.stage_uri.removeprefix("file://")) / "a1")
+def finished(config: StageConfig, attempt: int = 1) -> Finished:
+    return Finished(Path(config.stage_uri.removeprefix("file://")) / f"a{attempt}")
 
 
 @pytest.fixture(scope="module")
@@ -93,39 +125,51 @@ def by_two(
     talker: Path,
     prompts: DataSource,
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Finished]:
-    """Every stage by two processes; alignment and RLVR share one torchrun."""
+) -> dict[tuple[Engine, str, str], Finished]:
+    """Every run by two processes, whole or resumed; all but the first share one torchrun."""
     root = tmp_path_factory.mktemp("two")
-    stages = {**stages, **dict.fromkeys(("dapo", "dapo-stopped"), dapo_stage(prompts))}
-    configs = {
-        name: config_of(stage, talker, prompts, root / name, 2) for name, stage in stages.items()
-    }
-    # An iteration that has just made a checkpoint.
-    (root / "dapo-stopped" / "stop-after").write_text("2")
-    launcher = ["prism_trainer.launch", f"--config={root / 'sft' / 'stage.json'}"]
-    run_processes([*launcher, f"--work-folder={root / 'sft'}"])
+    found = {}
+    for kind, runs in {"whole": [*RUNS, *ALONE], "resumed": RESUMED}.items():
+        for engine, name in runs:
+            folder = root / f"{engine}-{name}-{kind}"
+            config = config_of(stages[name], talker, prompts, folder, 2, engine)
+            if kind == "resumed":
+                # An iteration that has just made a checkpoint.
+                (folder / "stop-after").write_text("2")
+            found[engine, name, kind] = finished(config, 1 if kind == "whole" else 2)
+    first, *others = [str(path) for path in root.iterdir() if path.name != "replicated-sft-whole"]
+    launched = root / "replicated-sft-whole"
+    launcher = ["prism_trainer.launch", f"--config={launched / 'stage.json'}"]
+    run_processes([*launcher, f"--work-folder={launched}"])
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    others = [str(root / name) for name in stages if name != "sft"]
-    run_processes([*torchrun, str(stages_under_torchrun.__file__), *others])
-    return {name: finished(config) for name, config in configs.items()}
+    run_processes([*torchrun, str(stages_under_torchrun.__file__), first, *others])
+    return found
 
 
-NAMES = ("sft", "align-learned", "align-segment", "grpo", "gspo")
-UNEVEN = ("align-uneven", "align-supervised", "grpo-uneven")
-
-
-@pytest.mark.parametrize("name", [*NAMES, *UNEVEN])
-def test_two_processes_have_the_metrics_and_weights_of_one(
-    name: str,
+@pytest.fixture(scope="module")
+def by_one(
     stages: dict[str, AnyStage],
-    by_two: dict[str, Finished],
     talker: Path,
     prompts: DataSource,
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Finished]:
+    """Every stage by one process."""
+    root = tmp_path_factory.mktemp("one")
+    return {
+        name: run_to_end(config_of(stage, talker, prompts, root / name, 1), root / name)
+        for name, stage in stages.items()
+        if name != "dapo"
+    }
+
+
+@pytest.mark.parametrize(("engine", "name"), RUNS)
+def test_two_processes_have_the_metrics_and_weights_of_one(
+    engine: Engine,
+    name: str,
+    by_one: dict[str, Finished],
+    by_two: dict[tuple[Engine, str, str], Finished],
 ) -> None:
-    folder = tmp_path / name
-    one = run_to_end(config_of(stages[name], talker, prompts, folder, 1), folder)
-    two = by_two[name]
+    one, two = by_one[name], by_two[engine, name, "whole"]
     assert len(two.history()) == len(one.history()) >= 3
     assert (1.0 in two.column("dropped_samples")) == (name in UNEVEN)
     for ours, theirs in zip(two.history(), one.history(), strict=True):
@@ -134,16 +178,20 @@ def test_two_processes_have_the_metrics_and_weights_of_one(
         assert ours == pytest.approx(theirs, abs=TOLERANCE, rel=TOLERANCE)
     assert two.result()["evaluation"] == one.result()["evaluation"]
     weights = two.weights()
+    assert weights.keys() == one.weights().keys()
     for key, tensor in one.weights().items():
         # Adam turns the rounding of a gradient next to 0 into a visible step.
         assert (weights[key] - tensor).abs().mean() < 1e-6, key
 
 
-def test_two_processes_that_stop_and_resume_arrive_where_undisturbed_ones_do(
-    by_two: dict[str, Finished],
+@pytest.mark.parametrize(("engine", "name"), RESUMED)
+def test_a_resumed_run_ends_bitwise_where_an_undisturbed_one_ends(
+    engine: Engine, name: str, by_two: dict[tuple[Engine, str, str], Finished]
 ) -> None:
-    """Each with a surplus of its own."""
-    stopped, undisturbed = by_two["dapo-stopped"], by_two["dapo"]
-    assert len(stopped.history()) == 4
-    assert stopped.history() == undisturbed.history()
-    assert stopped.tensors() == undisturbed.tensors()
+    """DAPO: each process with a surplus of its own."""
+    whole, resumed = (by_two[engine, name, kind] for kind in ("whole", "resumed"))
+    assert len(resumed.history()) >= 4
+    assert resumed.history() == whole.history()
+    ours, theirs = resumed.tensors(), whole.tensors()
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if ours[key] != theirs[key]] == []

@@ -16,6 +16,7 @@ from prism_api.errors import SpecError
 from prism_api.resources import DataSource, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
+from prism_api.stages import Lora
 from prism_trainer.stages.sft import SftProgram
 from stage_builders import (
     Crash,
@@ -48,6 +49,9 @@ def inputs(demos: DataSource, teachers: DataSource, prompts: DataSource, talker:
 
 STAGES: dict[str, Callable[[Inputs], AnyStage]] = {
     "sft": lambda i: sft_stage(i.demos, schedule="cosine", warmup_ratio=0.3),
+    "sft-lora": lambda i: sft_stage(
+        i.demos, lora=Lora(rank=4, dropout=0.1), train_vision_tower=True
+    ),
     "align": lambda i: align_stage(i.teachers),
     "align-segment": lambda i: align_stage(i.teachers, discriminator={"routing": "segment"}),
     "grpo": lambda i: rlvr_stage(i.prompts, mini_batches=2, kl_coef=0.01, entropy_coef=0.001),
@@ -86,6 +90,7 @@ def assert_equal(ours: Finished, theirs: Finished) -> None:
 STOPS = [
     ("sft", 1),
     ("sft", 3),
+    ("sft-lora", 3),
     ("align", 1),
     ("align", 3),
     ("align", 5),

@@ -30,6 +30,11 @@ def _row(path: str, value: Any, remedy: str, problem: str = "") -> Invalid:
     return Invalid(path, shown, remedy, {path: value})
 
 
+def _lora(member: str, value: Any, remedy: str) -> Invalid:
+    path, shown = f"{SFT}.lora", f"{value!r} is not valid"
+    return Invalid(f"{path}.{member}", shown, remedy, {path: {member: value}})
+
+
 _DNS = "lower-case letters, digits and dashes only, with a letter or digit at both ends"
 _ANY_SCHEME = "hf://ORG/NAME, file://FOLDER, builtin://SET/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/"
 _DATA_SCHEME = "file://FILE, builtin://SET/FILE, s3://BUCKET/FILE or pvc://CLAIM/FILE"
@@ -86,7 +91,12 @@ FIELDS: tuple[Invalid, ...] = (
     _row("spec.workers.replicas", 0, "at least 1"),
     _row("spec.workers.gpusPerReplica", -1, "at least 0"),
     _row("spec.workers.gpusPerReplica", 65, "at most 64"),
-    _row("spec.workers.engine", "fsdp", "one of 'fsdp2' or 'replicated'"),
+    _row(
+        "spec.workers.engine",
+        "fsdp",
+        "one of 'fsdp2', 'replicated', 'deepspeed-zero2' or 'deepspeed-zero3'",
+    ),
+    _row("spec.workers.gpuMemoryGib", 0, "at least 1"),
     _row("spec.workers.precision", "fp16", "one of 'auto', 'bf16' or 'fp32'"),
     _row("spec.workers.threadsPerProcess", 0, "at least 1"),
     _row("spec.rollout.backend", "sglang", "one of 'vllm' or 'inprocess'"),
@@ -113,6 +123,13 @@ FIELDS: tuple[Invalid, ...] = (
     _row(f"{RLVR}.warmupRatio", -0.1, "at least 0"),
     _row(f"{RLVR}.warmupRatio", 1.1, "at most 1"),
     _row(f"{SFT}.maxPromptTokens", 0, "at least 1"),
+    _row(f"{SFT}.gradientCheckpointing", "on", "one of 'auto', 'always' or 'never'"),
+    _lora("rank", 0, "at least 1"),
+    _lora("rank", 2048, "at most 1024"),
+    _lora("alpha", 0, "greater than 0"),
+    _lora("dropout", -0.1, "at least 0"),
+    _lora("dropout", 1, "less than 1"),
+    _lora("targetModules", [], "at least 1 entries"),
     # SFT.
     _row(f"{SFT}.data", [], "at least 1 entries"),
     _row(f"{SFT}.epochs", 0, "at least 1"),
@@ -135,6 +152,8 @@ FIELDS: tuple[Invalid, ...] = (
     _row(f"{RLVR}.klCoef", -0.01, "at least 0"),
     _row(f"{RLVR}.entropyCoef", -0.01, "at least 0"),
     # Alignment.
+    _row(f"{ALIGN}.offloadOptimizer", True, "one of 'auto', 'always' or 'never'", "true is not"),
+    _row(f"{DISCRIMINATOR}.gradientCheckpointing", 1, "one of 'auto', 'always' or 'never'"),
     _row(f"{ALIGN}.objective", "gan", "one of 'adversarial' or 'supervised'"),
     _row(f"{ALIGN}.steps", 0, "at least 1"),
     _row(f"{ALIGN}.batchSize", 0, "at least 1"),

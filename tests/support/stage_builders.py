@@ -20,6 +20,7 @@ from torch import Tensor
 from prism_api.algorithms import resolve_rlvr
 from prism_api.resources import (
     DataSource,
+    Engine,
     Evaluation,
     ModelSource,
     ResolvedWorkers,
@@ -159,6 +160,7 @@ def stage_config(
     seed: int = 0,
     replicas: int = 1,
     evaluation: Evaluation | None = None,
+    engine: Engine = "replicated",
 ) -> StageConfig:
     """A stage on its own, as the planner would write it."""
     kinds: dict[type, Any] = {SftStage: "sft", AlignStage: "align", RlvrStage: "rlvr"}
@@ -172,7 +174,7 @@ def stage_config(
         init_from=None,
         stage_uri=f"file://{folder}/store/{kind}",
         stages=Stages.model_construct(None, **{kind: stage}),
-        workers=ResolvedWorkers(replicas=replicas, engine="replicated", precision="fp32"),
+        workers=ResolvedWorkers(replicas=replicas, engine=engine, precision="fp32"),
         rollout=Rollout(backend="inprocess"),
         evaluation=evaluation,
         retention=Retention(keep_last=2),

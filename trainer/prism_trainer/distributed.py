@@ -43,6 +43,14 @@ class Ranks:
         result: list[float] = self.sum_(tensor).tolist()
         return result
 
+    def most(self, value: int) -> int:
+        """The largest value of any process."""
+        if self.world_size == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         return self.sum_floats(float(flag))[0] > 0

@@ -56,6 +56,7 @@ def evaluate(
     samples: list[dict[str, object]] = []
     mine = range(ranks.rank, count, ranks.world_size)
     most = len(range(0, count, ranks.world_size))
+    # A process that has run out of questions still takes part in generation.
     for start in range(0, most, settings.batch_size):
         if ranks.any(stop_requested()):
             return None

@@ -1,5 +1,7 @@
 """Models and processors from checkpoints in Hugging Face layout, and back."""
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel, Qwen3VLForC
 from prism_api.errors import DataError
 from prism_api.uris import local_path, scheme
 from prism_trainer.engine.attention import use_packed_attention
+from prism_trainer.engine.sources import TensorSource
+from prism_trainer.tensor_files import write_model
 
 _MODEL_TYPE = "qwen3_vl"
 
@@ -60,11 +64,19 @@ def _load(name: str) -> PreTrainedModel:
     return model
 
 
-def export(model: PreTrainedModel, processor: Any, folder: Path) -> None:
-    """Write model and processor in Hugging Face layout, as transformers and vLLM load them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    implementation = model.config._attn_implementation
-    model.config._attn_implementation = "sdpa"
-    model.save_pretrained(folder)
-    model.config._attn_implementation = implementation
-    processor.save_pretrained(folder)
+def export(
+    folder: Path | None, model: PreTrainedModel, processor: Any, weights: Mapping[str, TensorSource]
+) -> None:
+    """Write model and processor in Hugging Face layout, as transformers and vLLM load them.
+
+    All processes take part; those without a folder only give their parts of the weights.
+    """
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = copy.deepcopy(model.config)
+        config.architectures, config.dtype = [type(model).__name__], torch.float32
+        config.save_pretrained(folder)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    write_model(folder, weights)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from prism_api.errors import FieldProblem, PrismError, SpecError
@@ -94,16 +95,26 @@ def check_supported(config: StageConfig) -> None:
         remedy = "set rollout: {backend: inprocess}"
         problem = "vllm is not available to this trainer"
         problems.append(FieldProblem(f"{own}.rollout.backend", problem, remedy))
-    if config.workers.engine == "fsdp2" and config.workers.world_size > 1:
-        remedy = "set workers.engine: replicated, or use one process"
-        problem = "fsdp2 over several processes is not available to this trainer"
-        problems.append(FieldProblem(f"{own}.workers.engine", problem, remedy))
+    if config.workers.engine.startswith("deepspeed"):
+        problems += _deepspeed_problems(config, own)
     if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
         remedy = "leave it out: pairs are then sampled from the policy"
         problem = "is not available to this trainer"
         problems.append(FieldProblem(f"{own}.discriminator.warmup.data", problem, remedy))
     if problems:
         raise SpecError(problems)
+
+
+def _deepspeed_problems(config: StageConfig, own: str) -> list[FieldProblem]:
+    engine, stage, remedy = config.workers.engine, config.stage, "set workers.engine: fsdp2"
+    problems = []
+    if find_spec("deepspeed") is None:
+        problem = f"{engine} needs the package deepspeed, which is not installed"
+        problems.append(FieldProblem(f"{own}.workers.engine", problem, f"install it, or {remedy}"))
+    if isinstance(stage, AlignStage) and stage.offload_optimizer == "always":
+        problem = f"is not available with {engine}"
+        problems.append(FieldProblem(f"{own}.offloadOptimizer", problem, remedy))
+    return problems
 
 
 if __name__ == "__main__":

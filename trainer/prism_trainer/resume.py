@@ -4,10 +4,6 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from prism_api.checkpoint import CheckpointManifest, CheckpointRef
 from prism_api.errors import FieldProblem, SpecError, StoreError
@@ -18,7 +14,9 @@ from prism_store.store import Store, store_errors
 from prism_trainer.metrics import History
 from prism_trainer.models import export
 from prism_trainer.stages.program import StageContext, StageProgram
+from prism_trainer.tensor_files import TensorFiles, write_tensors
 
+_OPTIMIZER, _ADAPTERS = "policy-optimizer", "policy-adapters"
 EXPORT = "export"
 """Folder of the checkpoint with the policy in Hugging Face layout; its weights serve the resume
 too."""
@@ -46,8 +44,8 @@ class Checkpoints:
         """Write a checkpoint; all processes take part, the first one writes and gets the
         reference."""
         facts = program.facts()
-        tensors = program.tensors()
         if not self._context.ranks.is_first:
+            self._write_tensors(None, program)
             return None
         folder = self._context.work_folder / "checkpoint"
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,7 +64,10 @@ class Checkpoints:
         self._store.delete(key)
         try:
             with store_errors(folder):
-                self._write_folder(folder, tensors, facts, position, history)
+                self._write_tensors(folder, program)
+                state = {"position": vars(position), "facts": facts}
+                (folder / "state.json").write_text(json.dumps(state))
+                (folder / "metrics.jsonl").write_text(history.to_jsonl())
             ref = write_checkpoint(self._store, key, folder, manifest)
         except StoreError:
             # What did not fit must not fill the disk: others write there, and so does the outcome.
@@ -76,25 +77,17 @@ class Checkpoints:
         self._retain()
         return ref
 
-    def _write_folder(
-        self,
-        folder: Path,
-        tensors: dict[str, dict[str, Tensor]],
-        facts: dict[str, Any],
-        position: Position,
-        history: History,
-    ) -> None:
+    def _write_tensors(self, folder: Path | None, program: StageProgram) -> None:
+        """Everything of float32; processes without a folder only give their parts of it."""
         policy = self._context.policy
-        export(policy.model, self._context.processor, folder / EXPORT)
+        weights = policy.weights()
+        export(folder and folder / EXPORT, policy.model, self._context.processor, weights)
         assert policy.optimizer is not None, "an optimizer was attached"
-        tensors = tensors | {"policy-optimizer": policy.optimizer.state(policy.names)}
-        for name, values in tensors.items():
-            save_file(
-                {k: v.contiguous() for k, v in values.items()}, folder / f"{name}.safetensors"
-            )
-        state = {"position": vars(position), "facts": facts}
-        (folder / "state.json").write_text(json.dumps(state))
-        (folder / "metrics.jsonl").write_text(history.to_jsonl())
+        files = {_OPTIMIZER: policy.optimizer.state(), **program.tensors()}
+        if policy.adapters:
+            files[_ADAPTERS] = policy.trained_weights()
+        for name, values in files.items():
+            write_tensors(folder and folder / f"{name}.safetensors", values)
 
     def _retain(self) -> None:
         """Delete all but the newest complete checkpoints of the stage, and half-written ones."""
@@ -133,26 +126,17 @@ def restore(
     """Put everything back; the next iteration is the one that would have come."""
     state = json.loads(checkpoint.files["state.json"].read_text())
     policy = context.policy
-    _load_policy(policy.model, checkpoint.folder(EXPORT))
     program.load_facts(state["facts"])
     tensors = {
-        name.removesuffix(".safetensors"): load_file(path)
+        name.removesuffix(".safetensors"): TensorFiles(path)
         for name, path in checkpoint.files.items()
         if name.endswith(".safetensors") and "/" not in name
     }
+    exported = TensorFiles(*sorted(checkpoint.folder(EXPORT).glob("*.safetensors")))
+    # Merged weights do not say what the adapters were.
+    policy.load_weights(tensors.pop(_ADAPTERS) if policy.adapters else exported)
     assert policy.optimizer is not None, "an optimizer was attached"
-    policy.optimizer.load_state(tensors.pop("policy-optimizer"), policy.names)
+    policy.optimizer.load_state(tensors.pop(_OPTIMIZER))
     program.load_tensors(tensors)
     history = History.from_jsonl(checkpoint.files["metrics.jsonl"].read_text())
     return Position(**state["position"]), history
-
-
-def _load_policy(model: nn.Module, folder: Path) -> None:
-    """Weights of an export into the model that is there, every tensor exactly once."""
-    state: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        state |= load_file(path)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()  # type: ignore[union-attr]
-    if unexpected or set(missing) - tied:
-        raise RuntimeError(f"{folder}: tensors differ from the model's: {missing} {unexpected}")

@@ -48,7 +48,8 @@ class RolloutClient(Protocol):
     ) -> list[list[Completion]]:
         """One list of completions per request, one completion per seed.
 
-        The same prompt, seed, weights and batch give the same tokens.
+        The same prompt, seed, weights and batch give the same tokens. All processes call it
+        together, also one that has no request.
         """
 
     def update_weights(self, version: int) -> None:

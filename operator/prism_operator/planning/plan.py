@@ -8,7 +8,7 @@ from prism_api.names import StageKind
 from prism_api.resources import Evaluation, ModelSource, ResolvedWorkers, Retention, Rollout
 from prism_api.run import AnyStage, PrismRun
 from prism_api.stage_config import RunRef, StageConfig
-from prism_api.stages import RlvrStage, SftStage, Stages
+from prism_api.stages import AlignStage, RlvrStage, SftStage, Stages
 from prism_operator.planning.naming import stage_uri
 
 
@@ -47,6 +47,14 @@ class TrainStep:
         """GPUs of all trainer processes together."""
         return self.workers.replicas * self.workers.gpus_per_replica
 
+    @property
+    def discriminator_model(self) -> ModelSource | None:
+        """The dense model whose architecture the discriminator has, if there is one."""
+        stage = self.stage
+        if not isinstance(stage, AlignStage) or stage.objective != "adversarial":
+            return None
+        return stage.discriminator.model or self.model
+
     def config(self, attempt: int, init_from: CheckpointRef | None) -> StageConfig:
         """What the trainer reads; `init_from` is the result of the stage named by `after`."""
         return StageConfig(
@@ -71,6 +79,12 @@ class Plan:
 
     run: RunRef
     steps: tuple[ServeStep | TrainStep, ...]
+
+    @property
+    def model_uris(self) -> set[str]:
+        """Of all models whose sizes decide what the run needs."""
+        sources = [s for t in self.train_steps for s in (t.model, t.discriminator_model)]
+        return {source.uri for source in sources if source is not None}
 
     @property
     def train_steps(self) -> tuple[TrainStep, ...]:

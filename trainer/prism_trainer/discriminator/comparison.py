@@ -89,8 +89,12 @@ def chunks(comparison: Comparison, max_tokens: int) -> list[Comparison]:
     ]
 
 
+_NONE = np.empty(0, np.int64)
+
+
 def packed_text_numbers(members: Sequence[Comparison]) -> NDArray[np.int64]:
-    """[segments] of a pack of several groups: which of its continuations each segment is."""
+    """[segments] of a pack of several groups, or none: which of its continuations each segment
+    is."""
     starts = np.cumsum([0, *(len(member.first_uses) for member in members)])
     numbers = [m.text_numbers.ravel() + start for m, start in zip(members, starts, strict=False)]
-    return np.concatenate(numbers)
+    return np.concatenate([_NONE, *numbers])

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prism_api import stages
-from prism_api.resources import Precision
+from prism_api.resources import Engine, Precision
 from prism_trainer.discriminator.comparison import Comparison, chunks, packed_text_numbers
 from prism_trainer.discriminator.model import DiscriminatorModel
 from prism_trainer.discriminator.routing import allowed_experts
@@ -41,9 +42,14 @@ class Discriminator(Network):
         ranks: Ranks,
         precision: Precision,
         max_tokens: int,
+        engine: Engine = "replicated",
     ) -> None:
-        super().__init__(model, ranks, precision, max_tokens)
+        super().__init__(model, ranks, precision, max_tokens, engine)
         self.settings = settings
+
+    @property
+    def _config(self) -> Any:
+        return self.model.tower.config
 
     def score(self, comparisons: Sequence[Comparison]) -> ScoredBatch:
         """Scores without dropout and without gradient.
@@ -83,8 +89,9 @@ class Discriminator(Network):
             losses = [
                 pair_loss(s, pairs, prompts, self.settings) for s in _by_comparison(values, members)
             ]
+            pairs_loss = torch.stack(losses).sum() if losses else values.sum()
             balance = self._balance(scored, _token_weights(pack, members))
-            return torch.stack(losses).sum() + coefficient * balance
+            return pairs_loss + coefficient * balance
 
         return self.update([pack for pack, _ in packed], loss_of, step)
 
@@ -103,21 +110,25 @@ class Discriminator(Network):
                 room = self.max_tokens
             packs[-1].append(part)
             room -= size
+        packs = self.in_step(packs, [])
         return [(self.pack([c.group for c in members]), members) for members in packs]
 
     def _scores(self, pack: Pack, members: Sequence[Comparison], dropout: bool) -> Tensor:
         """Score of every segment of a pack's comparisons, [segments]; equal texts are read once."""
-        self.model.routing.start(allowed_experts(pack.token_classes, self.settings))
-        head = self.model.head
-        hidden = hidden_states(self.model.tower, pack).index_select(0, pack.last_index)
-        hidden = hidden.to(head.weight.dtype)
-        numbers = torch.from_numpy(packed_text_numbers(members)).to(hidden.device)
-        if dropout and self.settings.head_dropout:
-            mask = self._dropout_mask(members, hidden.shape[1]).to(hidden)
-            scores: Tensor = head(hidden.index_select(0, numbers) * mask)
-        else:
-            scores = head(hidden).index_select(0, numbers)
-        return scores.squeeze(1).to(hidden.dtype)
+        allowed = allowed_experts(pack.token_classes, self.settings)
+        numbers = torch.from_numpy(packed_text_numbers(members)).to(pack.input_ids.device)
+
+        def run(model: DiscriminatorModel) -> Tensor:
+            model.routing.start(allowed, pack.num_tokens)
+            hidden = hidden_states(model.tower, pack).index_select(0, pack.last_index)
+            if dropout and members and self.settings.head_dropout:
+                mask = self._dropout_mask(members, hidden.shape[1]).to(hidden.device)
+                dropped: Tensor = model.head(hidden.index_select(0, numbers) * mask)
+                return dropped
+            scores: Tensor = model.head(hidden)
+            return scores.index_select(0, numbers)
+
+        return self.sharding.run(run).squeeze(1)
 
     def _dropout_mask(self, members: Sequence[Comparison], width: int) -> Tensor:
         """Inverted dropout, keyed per prompt so that it does not depend on packing or ranks.
@@ -135,7 +146,8 @@ class Discriminator(Network):
         return torch.cat(masks) / (1 - rate)
 
     def _balance(self, scored: ScoredBatch, weights: Tensor) -> Tensor:
-        layers = zip(self.model.routing.probabilities, scored.expert_shares, strict=True)
+        probabilities = self.model.routing.probabilities.values()
+        layers = zip(probabilities, scored.expert_shares, strict=True)
         losses = [
             load_balance_loss(p * weights[:, None], shares, scored.total_tokens)
             for p, shares in layers
@@ -144,14 +156,15 @@ class Discriminator(Network):
 
 
 def _token_weights(pack: Pack, members: Sequence[Comparison]) -> Tensor:
-    """[tokens] how many tokens each token of a pack stands for."""
-    weights = np.concatenate([member.token_weights for member in members])
+    """[tokens] how many tokens each token of a pack's comparisons stands for."""
+    nothing = np.empty(0, np.int64)
+    weights = np.concatenate([nothing, *(member.token_weights for member in members)])
     return torch.from_numpy(weights).to(pack.input_ids.device)
 
 
 def _by_comparison(values: Tensor, members: Sequence[Comparison]) -> list[PairScores]:
     """Teacher first, then students, two scores each."""
-    rows = values.view(-1, 2).split([1 + len(c.students) for c in members])
+    rows = values.view(len(values) // 2, 2).split([1 + len(c.students) for c in members])
     return [PairScores(r[0], r[1:]) for r in rows]
 
 

@@ -1,5 +1,6 @@
 """Sparse upcycling: a dense Qwen3-VL becomes a mixture of experts with a score head."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel, Qwen3VLMoeConfig, Qwen3VLMoeModel
 from prism_api.stages import Discriminator
 from prism_trainer.discriminator.routing import Router, RoutingContext
 from prism_trainer.engine.attention import use_packed_attention
+from prism_trainer.engine.head import Float32Linear
 from prism_trainer.seeds import torch_generator
 
 
@@ -18,7 +20,7 @@ class DiscriminatorModel(nn.Module):
     def __init__(self, tower: Any, routing: RoutingContext) -> None:
         super().__init__()
         self.tower, self.routing = tower, routing
-        self.head = nn.Linear(tower.config.text_config.hidden_size, 1, bias=False)
+        self.head = Float32Linear(tower.config.text_config.hidden_size, 1, bias=False)
 
 
 def upcycle(dense: PreTrainedModel, settings: Discriminator, seed: int) -> DiscriminatorModel:
@@ -28,23 +30,36 @@ def upcycle(dense: PreTrainedModel, settings: Discriminator, seed: int) -> Discr
     Everything but experts, routers and head keeps its name, shape and value; a tensor that finds no
     place is a programming error, never a silent random start.
     """
-    config = _moe_config(dense.config, settings)
+    model = discriminator_like(dense.config, settings)
+    # One tensor at a time: host memory never holds the experts twice.
+    waiting = model.tower.state_dict()
+    for name, value in _start_values(dense, settings, seed):
+        if name not in waiting:
+            raise RuntimeError(f"{name}: has no place in the discriminator")
+        waiting.pop(name).copy_(value)
+    if waiting:
+        raise RuntimeError(f"{', '.join(sorted(waiting)[:3])}: not set by the dense model")
+    generator = torch_generator(seed, "discriminator", "head")
+    with torch.no_grad():
+        model.head.weight.normal_(0, settings.router_init_std, generator=generator)
+    return model
+
+
+def discriminator_like(dense: Any, settings: Discriminator) -> DiscriminatorModel:
+    """A discriminator with the architecture that a dense model's config gives; any weights."""
+    config = _moe_config(dense, settings)
     tower = Qwen3VLMoeModel._from_config(config, dtype=torch.float32)
     routing = RoutingContext()
-    for layer in tower.language_model.layers:
+    for number, layer in enumerate(tower.language_model.layers):
         layer.mlp.gate = Router(
+            number,
             settings.num_experts,
             config.text_config.hidden_size,
             settings.experts_per_token,
             routing,
         )
-    model = DiscriminatorModel(tower, routing)
-    tower.load_state_dict(_expert_state(dense, settings, seed), strict=True)
-    generator = torch_generator(seed, "discriminator", "head")
-    with torch.no_grad():
-        model.head.weight.normal_(0, settings.router_init_std, generator=generator)
     use_packed_attention(tower)
-    return model
+    return DiscriminatorModel(tower, routing)
 
 
 def _moe_config(dense: Any, settings: Discriminator) -> Qwen3VLMoeConfig:
@@ -66,23 +81,23 @@ def _moe_config(dense: Any, settings: Discriminator) -> Qwen3VLMoeConfig:
     return Qwen3VLMoeConfig(text_config=text, vision_config=vision, **ids)
 
 
-def _expert_state(dense: PreTrainedModel, settings: Discriminator, seed: int) -> dict[str, Tensor]:
-    """State of the tower from the dense model's: experts are noisy copies, routers random."""
-    state: dict[str, Tensor] = {}
+def _start_values(
+    dense: PreTrainedModel, settings: Discriminator, seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    """The tower's tensors from the dense model's: experts are noisy copies, routers random."""
     source = {name: t.detach().cpu() for name, t in dense.model.state_dict().items()}
     for name, tensor in source.items():
         stem, _, part = name.partition(".mlp.")
         if not (stem.startswith("language_model.layers.") and part):
-            state[name] = tensor
+            yield name, tensor
         elif part == "gate_proj.weight":
             fused = torch.cat([tensor, source[f"{stem}.mlp.up_proj.weight"]])
             key = f"{stem}.mlp.experts.gate_up_proj"
-            state[key] = _noisy_copies(fused, settings, seed, key)
-            state[f"{stem}.mlp.gate.weight"] = _router_start(tensor.shape[1], settings, seed, stem)
+            yield key, _noisy_copies(fused, settings, seed, key)
+            yield f"{stem}.mlp.gate.weight", _router_start(tensor.shape[1], settings, seed, stem)
         elif part == "down_proj.weight":
             key = f"{stem}.mlp.experts.down_proj"
-            state[key] = _noisy_copies(tensor, settings, seed, key)
-    return state
+            yield key, _noisy_copies(tensor, settings, seed, key)
 
 
 def _noisy_copies(tensor: Tensor, settings: Discriminator, seed: int, name: str) -> Tensor:

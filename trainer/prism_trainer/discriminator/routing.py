@@ -18,32 +18,43 @@ class RoutingContext:
 
     allowed: Tensor | None = None
     """[tokens, experts], true where a token may choose an expert; none: everywhere."""
-    probabilities: list[Tensor] = field(default_factory=list)
-    """Per layer [tokens, experts], with gradient."""
-    choices: list[Tensor] = field(default_factory=list)
-    """Per layer [tokens, choices] expert indices."""
+    probabilities: dict[int, Tensor] = field(default_factory=dict)
+    """By layer [counted tokens, experts], with gradient."""
+    choices: dict[int, Tensor] = field(default_factory=dict)
+    """By layer [counted tokens, choices] expert indices."""
+    _counted: int | None = None
 
-    def start(self, allowed: Tensor | None) -> None:
-        """Begin a forward pass."""
-        self.allowed = allowed
-        self.probabilities, self.choices = [], []
+    def start(self, allowed: Tensor | None, counted: int | None = None) -> None:
+        """Begin a forward pass, of which only the first `counted` tokens are kept account of."""
+        self.allowed, self._counted = allowed, counted
+        self.probabilities, self.choices = {}, {}
+
+    def record(self, layer: int, probabilities: Tensor, choices: Tensor) -> None:
+        """Keep what a layer did; its recomputation in the backward pass (checkpointing) is not
+        another one."""
+        if layer not in self.probabilities:
+            self.probabilities[layer] = probabilities[: self._counted]
+            self.choices[layer] = choices[: self._counted]
 
     def choice_counts(self, weights: Tensor) -> Tensor:
         """How often each expert was chosen, [layers, experts]; weights [tokens] are how many tokens
         each one stands for."""
         experts = self.probabilities[0].shape[1]
-        chosen = [one_hot(choices, experts).sum(1).double() for choices in self.choices]
+        every = self.choices.values()
+        chosen = [one_hot(choices, experts).sum(1).double() for choices in every]
         return torch.stack([weights.double() @ tokens for tokens in chosen])
 
 
 class Router(nn.Module):
     """Top-k router with the parameter of transformers' own, restricted to the allowed experts."""
 
-    def __init__(self, num_experts: int, width: int, top_k: int, context: RoutingContext) -> None:
+    def __init__(
+        self, layer: int, num_experts: int, width: int, top_k: int, context: RoutingContext
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_experts, width))
         self.top_k = top_k
-        self._context = context
+        self._layer, self._context = layer, context
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [tokens, experts], weights and indices [tokens, k]; the weights sum to one."""
@@ -53,8 +64,7 @@ class Router(nn.Module):
         at_least_single = torch.promote_types(logits.dtype, torch.float32)
         probabilities = torch.softmax(logits, dim=-1, dtype=at_least_single)
         values, indices = torch.topk(probabilities, self.top_k, dim=-1)
-        self._context.probabilities.append(probabilities)
-        self._context.choices.append(indices)
+        self._context.record(self._layer, probabilities, indices)
         return logits, (values / values.sum(-1, keepdim=True)).to(logits.dtype), indices
 
 

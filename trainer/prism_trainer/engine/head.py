@@ -3,10 +3,23 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 _CHUNK_ELEMENTS = 1 << 25
 """Logits held at once: 128 MiB in float32."""
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32 (or more, if its weight has more) whatever surrounds
+    it, for outputs whose small differences count; engines leave its weight in float32."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)
+        """See nn.Linear."""
+        with torch.autocast(input.device.type, enabled=False):
+            dtype = torch.promote_types(self.weight.dtype, torch.float32)
+            bias = None if self.bias is None else self.bias.to(dtype)
+            return linear(input.to(dtype), self.weight.to(dtype), bias)
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -61,7 +74,8 @@ def token_logprobs(
     hidden [targets, width], weight [vocabulary, width], targets [targets]; returns two [targets].
     """
     if len(targets) == 0:
-        empty = hidden.sum(-1).float() * 0
+        # Connected to both, so that each process has a gradient of every weight.
+        empty = (hidden.sum(-1) + weight[0, 0]).float() * 0
         return empty, empty
     if torch.is_autocast_enabled(hidden.device.type):
         # The backward pass recomputes the logits outside autocast, in this same precision.

@@ -1,14 +1,16 @@
-"""AdamW over one flat gradient buffer, its schedule, and clipping by the global norm."""
+"""AdamW, its schedule, and clipping by the global norm."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from prism_api.errors import NonFiniteLoss
 from prism_api.optimization import Optimization
-from prism_trainer.distributed import Ranks
+from prism_trainer.engine.offload import HostStates
+from prism_trainer.engine.sources import TensorSource, part_of, source_of, source_of_part
 
 
 def learning_rate(settings: Optimization, step: int, total_steps: int) -> float:
@@ -22,43 +24,78 @@ def learning_rate(settings: Optimization, step: int, total_steps: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class Optimizer:
-    """Steps a set of parameters; gradients are summed over all processes in one exchange.
+def not_finite(step: int, loss: float, norm: float) -> NonFiniteLoss:
+    """The error of a step that was not taken."""
+    return NonFiniteLoss(
+        f"step {step}: loss {loss}, gradient norm {norm}; weights are unchanged. "
+        "Lower the learning rate, or look for broken samples in the data"
+    )
 
-    A trained parameter's `.grad` is a view of one flat float32 buffer, so that reducing, norm and
-    clipping are one operation each.
-    """
+
+class Stepper(Protocol):
+    """What a network needs of an optimizer; see Optimizer."""
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+
+    def step(self, step: int, loss: float) -> tuple[float, float]:
+        """Update, unless something is not finite; returns gradient norm and learning rate."""
+
+    def state(self) -> dict[str, TensorSource]:
+        """Moments and step counts by parameter name; empty before the first step."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave, from whole tensors."""
+
+
+class Gradients(Protocol):
+    """The gradients of one step, wherever they lie."""
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Trained parameters by name; they may be sharded."""
+
+    @property
+    def slots(self) -> Mapping[str, nn.Parameter]:
+        """By the same names, what lies of them in this process: same memory, plain tensors."""
+
+    def clear(self) -> None:
+        """Forget them."""
+
+    def sum_norm(self) -> float:
+        """Sum over processes and hand them to the slots; returns the global norm."""
+
+    def scale(self, factor: float) -> None:
+        """Multiply the slots' gradients by a factor."""
+
+    def free(self) -> None:
+        """After a step: give back their memory, if that is of use."""
+
+
+class Optimizer:
+    """Steps the trained parameters of one network."""
 
     def __init__(
         self,
-        parameters: Sequence[nn.Parameter],
+        gradients: Gradients,
         settings: Optimization,
         total_steps: int,
-        ranks: Ranks,
+        offload: bool = False,
     ) -> None:
-        self.settings, self.total_steps, self.ranks = settings, total_steps, ranks
-        self.parameters = list(parameters)
-        self._buffer = self._flat_gradients()
+        self.settings, self.total_steps = settings, total_steps
+        self._gradients = gradients
+        slots = gradients.slots.values()
+        self._host = HostStates() if offload else None
         groups = [
-            {
-                "params": [p for p in self.parameters if p.dim() >= 2],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [p for p in self.parameters if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [p for p in slots if p.dim() >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in slots if p.dim() < 2], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
         self._adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
-    def _flat_gradients(self) -> Tensor:
-        sizes = [p.numel() for p in self.parameters]
-        buffer = torch.zeros(sum(sizes), device=self.parameters[0].device)
-        for parameter, part in zip(self.parameters, buffer.split(sizes), strict=True):
-            parameter.grad = part.view_as(parameter)
-        return buffer
-
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        self._buffer.zero_()
+        self._gradients.clear()
 
     def step(self, step: int, loss: float) -> tuple[float, float]:
         """Sum gradients over processes, clip, update; returns gradient norm and learning rate.
@@ -66,36 +103,45 @@ class Optimizer:
         Raises NonFiniteLoss, in every process and before anything changes, if the loss or a
         gradient is not finite in any.
         """
-        self.ranks.sum_(self._buffer)
-        norm = float(self._buffer.norm())
+        if self._host is not None:
+            self._host.fetch(self._adamw.state)
+        norm = self._gradients.sum_norm()
         if not (math.isfinite(norm) and math.isfinite(loss)):
-            raise NonFiniteLoss(
-                f"step {step}: loss {loss}, gradient norm {norm}; weights are unchanged. "
-                "Lower the learning rate, or look for broken samples in the data"
-            )
+            raise not_finite(step, loss, norm)
         limit = self.settings.grad_clip
         if limit and norm > limit:
-            self._buffer.mul_(limit / (norm + 1e-6))
+            self._gradients.scale(limit / (norm + 1e-6))
         rate = learning_rate(self.settings, step, self.total_steps)
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
+        self._gradients.free()
+        if self._host is not None:
+            self._host.put_away(self._adamw.state)
         return norm, rate
 
-    def state(self, names: dict[Tensor, str]) -> dict[str, Tensor]:
-        """Moments and step counts by parameter name."""
-        return {
-            f"{names[parameter]}.{key}": value
-            for parameter, slots in self._adamw.state.items()
-            for key, value in slots.items()
-        }
+    def state(self) -> dict[str, TensorSource]:
+        """Moments and step counts by parameter name; empty before the first step."""
+        if self._host is not None:
+            self._host.wait()
+        state: dict[str, TensorSource] = {}
+        for name, slot in self._gradients.slots.items():
+            like = self._gradients.parameters[name]
+            for key, value in self._adamw.state.get(slot, {}).items():
+                source = source_of(value) if key == "step" else source_of_part(value, like)
+                state[f"{name}.{key}"] = source
+        return state
 
-    def load_state(self, state: dict[str, Tensor], names: dict[Tensor, str]) -> None:
-        """Restore what `state` gave."""
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave, from whole tensors."""
         if not state:
             return
-        for parameter in self.parameters:
-            self._adamw.state[parameter] = {
-                key: state[f"{names[parameter]}.{key}"].to(parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
+        for name, slot in self._gradients.slots.items():
+            like = self._gradients.parameters[name]
+            self._adamw.state[slot] = {
+                "step": state[f"{name}.step"].to(slot.device),
+                "exp_avg": part_of(state[f"{name}.exp_avg"], like),
+                "exp_avg_sq": part_of(state[f"{name}.exp_avg_sq"], like),
             }
+        if self._host is not None:
+            self._host.put_away(self._adamw.state)

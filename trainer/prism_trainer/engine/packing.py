@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,16 +75,18 @@ class Pack:
     """[continuations] last token of each continuation."""
     token_classes: Tensor
     """[tokens] class of each token's continuation; -1 for prompts."""
+    num_filler: int = 0
+    """Tokens at the end that are there only so that this pass uses every part of the model."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the pack."""
-        return self.input_ids.shape[1]
+        """Tokens of the groups."""
+        return self.input_ids.shape[1] - self.num_filler
 
     @cached_property
     def continuation_index(self) -> Tensor:
         """[targets] which continuation each target belongs to."""
-        lengths = torch.tensor(self.lengths, device=self.targets.device)
+        lengths = torch.tensor(self.lengths, dtype=torch.long, device=self.targets.device)
         return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
 
@@ -119,10 +122,20 @@ def _divided(groups: Sequence[Group], max_tokens: int) -> Iterable[Group]:
 
 
 def build_pack(
-    groups: Sequence[Group], device: torch.device | None = None, varlen: bool = False
+    groups: Sequence[Group],
+    device: torch.device | None = None,
+    varlen: bool = False,
+    filler: Prompt | None = None,
 ) -> Pack:
-    """Lay groups out one after the other: prompt, then each continuation."""
+    """Lay groups out one after the other: prompt, then each continuation.
+
+    A pack without images gets the filler, a prompt with an image that nothing continues: where
+    weights are gathered from all processes, each must enter the vision tower if one does.
+    """
     device = device or torch.device("cpu")
+    has_images = any(group.prompt.grids for group in groups)
+    padding = [] if filler is None or has_images else [Group(filler, ())]
+    groups = [*groups, *padding]
     row = _Row()
     for group in groups:
         row.add(group)
@@ -142,6 +155,7 @@ def build_pack(
         lengths=tuple(len(c) for c in continuations),
         last_index=_tensor(np.array(row.lasts, dtype=np.int64), device),
         token_classes=_tensor(np.concatenate(row.classes), device),
+        num_filler=sum(group.num_tokens for group in padding),
     )
 
 
@@ -188,6 +202,19 @@ class _Row:
         self.is_image.append(is_image)
         self.classes.append(np.full(len(tokens), kind))
         self._cursor += len(tokens)
+
+
+def image_filler(config: Any) -> Prompt:
+    """The smallest prompt with an image that a Qwen3-VL of this config takes: one token."""
+    vision, merge = config.vision_config, config.vision_config.spatial_merge_size
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return Prompt(
+        token_ids=np.array([config.image_token_id], dtype=np.int64),
+        positions=np.zeros((3, 1), dtype=np.int64),
+        is_image=np.ones(1, dtype=np.bool_),
+        pixel_values=torch.zeros(merge**2, values),
+        grids=((1, merge, merge),),
+    )
 
 
 def _images(

@@ -1,18 +1,24 @@
 """The policy: a Qwen3-VL with its optimizer; packed log-probabilities and steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from prism_api.resources import Precision
+from prism_api.optimization import Optimization
+from prism_api.resources import Engine, Precision
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.attention import KeyValueSink
 from prism_trainer.engine.head import token_logprobs
-from prism_trainer.engine.optimizer import Optimizer
-from prism_trainer.engine.packing import Group, Pack, build_pack, split_into_packs
+from prism_trainer.engine.lora import Adapters
+from prism_trainer.engine.optimizer import Stepper
+from prism_trainer.engine.packing import Group, Pack, build_pack, image_filler, split_into_packs
+from prism_trainer.engine.sharding import shard, trained
+from prism_trainer.engine.sources import TensorSource
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,32 +71,68 @@ def _whole(features: Tensor | Sequence[Tensor]) -> Tensor:
 class Network:
     """A trained model: packs in, gradient steps out. Holds no algorithm."""
 
-    def __init__(self, model: Any, ranks: Ranks, precision: Precision, max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        ranks: Ranks,
+        precision: Precision,
+        max_tokens: int,
+        engine: Engine = "replicated",
+    ) -> None:
         self.model: Any = model
         self.ranks, self.max_tokens = ranks, max_tokens
         self.half_precision = precision == "bf16"
-        self.optimizer: Optimizer | None = None
-        self.names: dict[Tensor, str] = {
-            parameter: name for name, parameter in model.named_parameters()
-        }
+        self.adapters = Adapters(model)
+        self._trained = list(trained(model))
+        self.sharding = shard(model, engine, self.half_precision, ranks)
+        self.optimizer: Stepper | None = None
+        self.offload_optimizer = False
+        """Whether optimizer states lie in host memory between steps."""
 
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """Parameters that are not frozen."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+    def weights(self) -> dict[str, TensorSource]:
+        """Parameters by their names in a checkpoint; adapters are merged."""
+        return self.adapters.merged(self.sharding.weights())
+
+    def trained_weights(self) -> dict[str, TensorSource]:
+        """Parameters that are not frozen; adapters are not merged."""
+        weights = self.sharding.weights()
+        return {name: weights[name] for name in self._trained}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set what `weights` gave, or with adapters what `trained_weights` gave."""
+        self.sharding.load_weights(weights)
+
+    def start_training(self, settings: Optimization, total_steps: int) -> None:
+        """Attach a fresh optimizer."""
+        self.optimizer = self.sharding.optimizer(settings, total_steps, self.offload_optimizer)
 
     def packs(self, groups: Sequence[Group]) -> list[Pack]:
-        """Packs of at most `max_tokens` tokens, in order."""
-        parts = split_into_packs(groups, self.max_tokens)
+        """Packs of at most `max_tokens` tokens, in order; see `in_step`."""
+        parts = self.in_step(split_into_packs(groups, self.max_tokens), [])
         return [self.pack(part) for part in parts]
+
+    def in_step(self, passes: list[T], nothing: T) -> list[T]:
+        """The same passes, and as many more over nothing as another process has more of them.
+
+        All processes must call this together.
+        """
+        if not self.sharding.in_step:
+            return passes
+        return passes + [nothing] * (self.ranks.most(len(passes)) - len(passes))
 
     def pack(self, groups: Sequence[Group]) -> Pack:
         """One pack for this network's device and precision."""
-        return build_pack(groups, self.ranks.device, varlen=self.half_precision)
+        filler = image_filler(self._config) if self.sharding.in_step else None
+        return build_pack(groups, self.ranks.device, self.half_precision, filler)
+
+    @property
+    def _config(self) -> Any:
+        return self.model.config
 
     def autocast(self) -> torch.autocast:
-        """Compute in bfloat16 where that was asked for."""
-        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.half_precision)
+        """Compute in bfloat16 where that was asked for and the weights do not ensure it."""
+        enabled = self.half_precision and not self.sharding.casts
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=enabled)
 
     def update(
         self, packs: Sequence[Pack], loss_of: Callable[[int, Pack], Tensor], step: int
@@ -104,9 +146,10 @@ class Network:
         self.optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
         for i, pack in enumerate(packs):
-            with self.autocast():
-                loss = loss_of(i, pack)
-            loss.backward()
+            with self.adapters.dropout(step, self.ranks.rank, i):
+                with self.autocast():
+                    loss = loss_of(i, pack)
+                self.sharding.backward(loss, is_last=i + 1 == len(packs))
             total += loss.detach().double().cpu()
         loss_sum, tokens = self.ranks.sum_floats(float(total), sum(p.num_tokens for p in packs))
         norm, rate = self.optimizer.step(step, loss_sum)
@@ -118,9 +161,17 @@ class Policy(Network):
 
     def logprobs(self, pack: Pack, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every target of a pack, [targets] each."""
-        hidden = hidden_states(self.model.model, pack)
-        sources = hidden.index_select(0, pack.source_index)
-        return token_logprobs(sources, self.model.lm_head.weight, pack.targets, temperature)
+
+        def run(model: Any) -> tuple[Tensor, Tensor]:
+            sources = hidden_states(model.model, pack).index_select(0, pack.source_index)
+            return token_logprobs(sources, model.lm_head.weight, pack.targets, temperature)
+
+        return self.sharding.run(run)
+
+    def initial_logprobs(self, pack: Pack, temperature: float = 1.0) -> Tensor:
+        """Those of the policy without its adapters, without gradient."""
+        with torch.no_grad(), self.autocast(), self.adapters.off():
+            return self.logprobs(pack, temperature)[0]
 
     def detached_logprobs(self, packs: Sequence[Pack], temperature: float = 1.0) -> list[Tensor]:
         """Log-probabilities of all packs without gradients."""

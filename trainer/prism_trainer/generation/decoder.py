@@ -4,7 +4,7 @@ Prompts are right-aligned in the cache, so that every sequence writes its n-th t
 slot and a step needs no gather; what lies left of a shorter prompt is masked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -12,10 +12,33 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-from prism_trainer.engine.packing import Group, Prompt, split_into_packs
+from prism_trainer.engine.attention import KeyValueSink
+from prism_trainer.engine.packing import Group, Pack, Prompt, split_into_packs
 from prism_trainer.engine.policy import Policy, hidden_states
 from prism_trainer.generation.cache import KeyValueCache
 from prism_trainer.generation.weights import DecoderWeights, LayerWeights
+
+
+def prefill(
+    policy: Policy, prompts: Sequence[Prompt]
+) -> Iterator[tuple[list[Group], Tensor, KeyValueSink]]:
+    """Prompts pack by pack, with final hidden states [tokens, width] and each layer's keys and
+    values.
+
+    Where passes gather weights, all processes take part until the one with most packs is through,
+    those without prompts too.
+    """
+    packs = split_into_packs([Group(prompt, ()) for prompt in prompts], policy.max_tokens)
+    for groups in policy.in_step(packs, []):
+        sink: KeyValueSink = []
+        with policy.autocast():
+            hidden = _hidden(policy, policy.pack(groups), sink)
+        if groups:
+            yield groups, hidden, sink
+
+
+def _hidden(policy: Policy, pack: Pack, sink: KeyValueSink) -> Tensor:
+    return policy.sharding.run(lambda model: hidden_states(model.model, pack, sink))
 
 
 class Decoder:
@@ -47,9 +70,7 @@ class Decoder:
         stops = accumulate(samples)
         rows = iter([slice(stop - n, stop) for stop, n in zip(stops, samples, strict=True)])
         last = []
-        for groups in split_into_packs([Group(p, ()) for p in prompts], policy.max_tokens):
-            sink: list[tuple[Tensor, Tensor]] = []
-            hidden = hidden_states(policy.model.model, policy.pack(groups), kv_sink=sink)
+        for groups, hidden, sink in prefill(policy, prompts):
             ends = list(accumulate(group.num_tokens for group in groups))
             for group, end in zip(groups, ends, strict=True):
                 self._store(next(rows), slice(end - group.num_tokens, end), sink)
@@ -58,7 +79,7 @@ class Decoder:
         torch.clear_autocast_cache()
         return linear(torch.cat(last), self.weights.head)
 
-    def _store(self, rows: slice, tokens: slice, sink: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _store(self, rows: slice, tokens: slice, sink: KeyValueSink) -> None:
         """Copy one prompt's keys and values from its pack to its sequences."""
         place = slice(self._slot - (tokens.stop - tokens.start), self._slot)
         for layer, (keys, values) in zip(self._cache.layers, sink, strict=True):

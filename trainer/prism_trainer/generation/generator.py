@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prism_trainer.engine.policy import Policy
 from prism_trainer.generation.cache import bytes_per_sequence, sequences_that_fit, usable_bytes
-from prism_trainer.generation.decoder import Decoder
+from prism_trainer.generation.decoder import Decoder, prefill
 from prism_trainer.generation.weights import DecoderWeights, snapshot
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.seeds import numpy_generator
@@ -35,13 +35,13 @@ class InProcessGenerator:
         """See RolloutClient.generate."""
         wanted = [(i, seed) for i, request in enumerate(requests) for seed in request.seeds]
         results: list[list[Completion]] = [[] for _ in requests]
-        if not wanted:
+        if not wanted and not self._policy.sharding.in_step:
             return results
-        with torch.no_grad(), self._policy.autocast():
-            weights = snapshot(self._policy.model, self._compute_dtype())
+        with torch.no_grad(), self._autocast():
+            weights = snapshot(self._policy, self._compute_dtype())
             size = self._sequences_at_once(weights, requests, len(wanted), params)
-            for start in range(0, len(wanted), size):
-                batch = wanted[start : start + size]
+            batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+            for batch in self._policy.in_step(batches, []):
                 completions = self._decode_batch(weights, requests, batch, params)
                 for (i, _), completion in zip(batch, completions, strict=True):
                     results[i].append(completion)
@@ -55,10 +55,11 @@ class InProcessGenerator:
         params: SamplingParams,
     ) -> int:
         """As many as are wanted, allowed, and fit into memory if all reach the length limit."""
-        slots = max(len(r.prompt.token_ids) for r in requests) + params.max_tokens
+        longest = max((len(r.prompt.token_ids) for r in requests), default=0)
+        slots = longest + params.max_tokens
         size = bytes_per_sequence(weights, slots)
         usable = usable_bytes(self._policy.ranks.device)
-        return sequences_that_fit(min(wanted, self._batch_size), size, usable)
+        return sequences_that_fit(min(max(1, wanted), self._batch_size), size, usable)
 
     def _decode_batch(
         self,
@@ -67,6 +68,10 @@ class InProcessGenerator:
         batch: Sequence[tuple[int, int]],
         params: SamplingParams,
     ) -> list[Completion]:
+        """Complete the sequences of a batch; an empty one takes part in the others' passes."""
+        if not batch:
+            assert not list(prefill(self._policy, [])), "no prompts, no packs"
+            return []
         samples = Counter(i for i, _ in batch)
         decoder = Decoder(
             self._policy,
@@ -82,9 +87,14 @@ class InProcessGenerator:
         tokens, logprobs, lengths = self._loop(decoder, uniforms, params, len(batch))
         return self._completions(tokens, logprobs, lengths)
 
+    def _autocast(self) -> torch.autocast:
+        """Decoding casts for each product, also where the engine's passes need no autocast: its
+        matrices are in half precision, what they add to is in float32."""
+        device = self._policy.ranks.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self._policy.half_precision)
+
     def _compute_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._policy.model.lm_head.weight.dtype
-        return torch.bfloat16 if self._policy.half_precision else dtype
+        return torch.bfloat16 if self._policy.half_precision else torch.float32
 
     def _loop(
         self, decoder: Decoder, uniforms: Tensor | None, params: SamplingParams, count: int

@@ -1,11 +1,17 @@
 """The text tower's weights, fused for decoding: one matrix product where the layers have
 several."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from prism_trainer.engine.policy import Policy
+from prism_trainer.engine.sources import TensorSource
+
+_TOWER = "model.language_model"
 
 
 @dataclass(frozen=True)
@@ -37,15 +43,18 @@ class DecoderWeights:
     eps: float
 
 
-def snapshot(model: Any, dtype: torch.dtype) -> DecoderWeights:
-    """Fuse the current weights, matrices in `dtype`; cheap against decoding a batch."""
-    text = model.model.language_model
-    config = text.config
+def snapshot(policy: Policy, dtype: torch.dtype) -> DecoderWeights:
+    """Fuse the current weights, matrices in `dtype`; whole in each process, which all take part."""
+    config = policy.model.config.text_config
+    weights = policy.weights()
+    layers = range(config.num_hidden_layers)
+    embedding = weights[f"{_TOWER}.embed_tokens.weight"].read()
+    untied = weights.get("lm_head.weight")
     return DecoderWeights(
-        layers=tuple(_layer(layer, config, dtype) for layer in text.layers),
-        embedding=text.embed_tokens.weight,
-        final_norm=text.norm.weight,
-        head=model.lm_head.weight.to(dtype),
+        layers=tuple(_layer(f"{_TOWER}.layers.{i}", weights, config, dtype) for i in layers),
+        embedding=embedding,
+        final_norm=weights[f"{_TOWER}.norm.weight"].read(),
+        head=(untied.read() if untied else embedding).to(dtype),
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         dim=config.head_dim,
@@ -53,18 +62,23 @@ def snapshot(model: Any, dtype: torch.dtype) -> DecoderWeights:
     )
 
 
-def _layer(layer: Any, config: Any, dtype: torch.dtype) -> LayerWeights:
-    attention, mlp = layer.self_attn, layer.mlp
-    q_norm = attention.q_norm.weight.expand(config.num_attention_heads, -1)
-    k_norm = attention.k_norm.weight.expand(config.num_key_value_heads, -1)
+def _layer(
+    layer: str, weights: Mapping[str, TensorSource], config: Any, dtype: torch.dtype
+) -> LayerWeights:
+    def weight(name: str) -> Tensor:
+        return weights[f"{layer}.{name}.weight"].read()
+
+    def fused(*names: str) -> Tensor:
+        return torch.cat([weight(name).to(dtype) for name in names])
+
+    q_norm = weight("self_attn.q_norm").expand(config.num_attention_heads, -1)
+    k_norm = weight("self_attn.k_norm").expand(config.num_key_value_heads, -1)
     return LayerWeights(
-        input_norm=layer.input_layernorm.weight,
-        qkv=torch.cat(
-            [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
-        ).to(dtype),
+        input_norm=weight("input_layernorm"),
+        qkv=fused("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         qk_norm=torch.cat([q_norm, k_norm]),
-        output=attention.o_proj.weight.to(dtype),
-        mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype),
-        down=mlp.down_proj.weight.to(dtype),
+        output=weight("self_attn.o_proj").to(dtype),
+        mlp_norm=weight("post_attention_layernorm"),
+        gate_up=fused("mlp.gate_proj", "mlp.up_proj"),
+        down=weight("mlp.down_proj").to(dtype),
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from prism_api.stages import AlignStage
 from prism_trainer.advantages import alignment_advantages
@@ -20,13 +19,13 @@ from prism_trainer.discriminator.comparison import Comparison, Segments
 from prism_trainer.discriminator.discriminator import Discriminator, ScoredBatch
 from prism_trainer.discriminator.metrics import comparison_metrics
 from prism_trainer.discriminator.model import upcycle
-from prism_trainer.engine.optimizer import Optimizer
+from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.losses.policy import ON_POLICY
 from prism_trainer.models import load_policy
 from prism_trainer.rewards.response import Response, parse_response
 from prism_trainer.seeds import derive_seed
 from prism_trainer.stages.policy_update import PolicyUpdate, update_metrics
-from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless, Tensors
+from prism_trainer.stages.program import Metrics, Phase, Sources, StageContext, Stateless, Tensors
 from prism_trainer.stages.prompts import PromptSource
 from prism_trainer.stages.sampling import SampledGroup, response_metrics, sample
 
@@ -39,8 +38,7 @@ class AlignProgram(Stateless):
     def __init__(self, context: StageContext, settings: AlignStage) -> None:
         self._context, self._settings = context, settings
         self._source = PromptSource(context, Dataset([settings.data], "teacher"))
-        policy = context.policy
-        policy.optimizer = Optimizer(policy.trained, settings, settings.steps, context.ranks)
+        context.policy.start_training(settings, settings.steps)
         self._update = PolicyUpdate(context, settings, ON_POLICY)
         warmup = settings.discriminator.warmup
         default_steps = max(1, len(self._source.data) // warmup.batch_size)
@@ -52,14 +50,17 @@ class AlignProgram(Stateless):
 
     def _build_discriminator(self) -> Discriminator:
         settings, context = self._settings.discriminator, self._context
-        dense: PreTrainedModel = context.policy.model
-        if settings.model is not None:
-            dense = load_policy(settings.model.uri, True, context.ranks.device).model
+        uri = settings.model.uri if settings.model else context.initial_model
+        dense = load_policy(uri, True, torch.device("cpu")).model
         model = upcycle(dense, settings, context.config.seed).to(context.ranks.device).train()
-        precision = context.config.workers.precision
-        return Discriminator(
-            model, settings, context.ranks, precision, self._settings.max_tokens_per_pack
+        if context.savings.recompute_discriminator:
+            checkpoint_layers(model)
+        workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack
+        discriminator = Discriminator(
+            model, settings, context.ranks, workers.precision, max_tokens, workers.engine
         )
+        discriminator.offload_optimizer = context.savings.offload_optimizer
+        return discriminator
 
     def _enter(self, phase: str) -> None:
         """Warm-up and game have an optimizer each, of which only the current one is kept."""
@@ -68,7 +69,7 @@ class AlignProgram(Stateless):
         settings, network = self._settings.discriminator, self._discriminator
         steps = {"warmup": self._warmup_steps, "train": self._settings.steps}[phase]
         chosen = settings.warmup if phase == "warmup" else settings
-        network.optimizer = Optimizer(network.trained, chosen, steps, self._context.ranks)
+        network.start_training(chosen, steps)
         self._phase = phase
 
     def iterate(self, phase: str, step: int) -> Metrics:
@@ -142,21 +143,18 @@ class AlignProgram(Stateless):
         encoder = self._context.encoder
         return encoder.response(caption), encoder.response(reasoning)
 
-    def tensors(self) -> Tensors:
+    def tensors(self) -> Sources:
         """Weights and current optimizer of the discriminator."""
         network = self._discriminator
-        optimizer = network.optimizer.state(network.names) if network.optimizer else {}
-        return {
-            "discriminator": dict(network.model.state_dict()),
-            "discriminator-optimizer": optimizer,
-        }
+        optimizer = network.optimizer.state() if network.optimizer else {}
+        return {"discriminator": network.weights(), "discriminator-optimizer": optimizer}
 
     def load_tensors(self, tensors: Tensors) -> None:
         """Restore what `tensors` gave; the phase must be known."""
         network = self._discriminator
-        network.model.load_state_dict(tensors["discriminator"], strict=True)
+        network.load_weights(tensors["discriminator"])
         if network.optimizer is not None:
-            network.optimizer.load_state(tensors["discriminator-optimizer"], network.names)
+            network.optimizer.load_state(tensors["discriminator-optimizer"])
 
     def facts(self) -> dict[str, Any]:
         """The phase whose optimizer is kept."""

@@ -2,7 +2,6 @@
 
 from prism_api.stages import AlignStage
 from prism_trainer.data.rows import Dataset
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.packing import Group
 from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless
 from prism_trainer.stages.prompts import PromptSource
@@ -16,8 +15,7 @@ class SupervisedAlignProgram(Stateless):
         self._context, self._settings = context, settings
         self._source = PromptSource(context, Dataset([settings.data], "teacher"))
         self.phases = (Phase("train", settings.steps),)
-        policy = context.policy
-        policy.optimizer = Optimizer(policy.trained, settings, settings.steps, context.ranks)
+        context.policy.start_training(settings, settings.steps)
 
     def iterate(self, phase: str, step: int) -> Metrics:
         """One optimizer step on the teacher texts that the game would have used."""

@@ -28,6 +28,7 @@ class StageLoop:
         self._stop_requested = stop_requested
         self._checkpoints = Checkpoints(context, store)
         self._checkpoint: CheckpointRef | None = None
+        """The last one; only the first process knows its reference."""
         self._saved_at = -1
         self._position, self._history = Position(), History()
         total = sum(phase.steps for phase in program.phases)
@@ -81,7 +82,8 @@ class StageLoop:
         raise AssertionError("the loop ends with the last phase")
 
     def _save(self) -> None:
-        """Make a checkpoint unless this iteration has one; all processes decide alike."""
+        """Make a checkpoint unless this iteration has one; all processes decide alike, for all take
+        part in it."""
         if self._saved_at == self._position.iteration:
             return
         self._checkpoint = self._checkpoints.save(self._program, self._position, self._history)

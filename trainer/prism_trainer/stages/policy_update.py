@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from prism_api.algorithms import PolicyObjective
+from prism_api.memory import reference_is_within
+from prism_api.resources import Engine
 from prism_api.stages import AlignStage, RlvrStage
 from prism_trainer.engine.packing import Pack
 from prism_trainer.engine.policy import Policy, StepReport
@@ -66,22 +68,33 @@ class PolicyUpdate:
         self, context: StageContext, settings: AlignStage | RlvrStage, objective: PolicyObjective
     ) -> None:
         self._context, self._settings, self._objective = context, settings, objective
-        self._reference = self._load_reference() if settings.kl_coef else None
+        within = reference_is_within(settings)
+        self._reference = None if within or not settings.kl_coef else self._load_reference()
 
     def _load_reference(self) -> Policy:
         """The stage's initial policy, frozen."""
         context = self._context
         loaded = load_policy(context.initial_model, False, context.ranks.device)
         loaded.model.requires_grad_(False)
-        precision = context.config.workers.precision
-        return Policy(loaded.model, context.ranks, precision, self._settings.max_tokens_per_pack)
+        workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack
+        # DeepSpeed shards only what it trains.
+        engine: Engine = "fsdp2" if workers.engine == "fsdp2" else "replicated"
+        return Policy(loaded.model, context.ranks, workers.precision, max_tokens, engine)
 
-    def current_logprobs(self, group: SampledGroup) -> list[Tensor]:
-        """The current policy's log-probabilities of each response, [tokens] each."""
+    def current_logprobs(self, groups: Sequence[SampledGroup]) -> list[list[Tensor]]:
+        """The current policy's log-probabilities of each group's responses, [tokens] each.
+
+        All processes call it together, also one that has no group.
+        """
         policy = self._context.policy
-        packs = policy.packs([group.packed()])
-        flat = torch.cat(policy.detached_logprobs(packs, self._settings.temperature))
-        return list(flat.split([len(c.tokens) for c in group.completions]))
+        packs = policy.packs([group.packed() for group in groups])
+        flat = policy.detached_logprobs(packs, self._settings.temperature)
+        pieces = (
+            piece
+            for pack, logprobs in zip(packs, flat, strict=True)
+            for piece in logprobs.split(pack.lengths)
+        )
+        return [list(islice(pieces, len(group.completions))) for group in groups]
 
     def run(
         self,
@@ -110,7 +123,8 @@ class PolicyUpdate:
         flat_old = _split_like(packs, [o for i in kept for o in old[i]])
 
         def loss_of(i: int, pack: Pack) -> Tensor:
-            return self._loss(pack, torch.cat(flat_advantages[i]), flat_old[i], totals, sums)
+            chosen = torch.cat([_NONE, *flat_advantages[i]])
+            return self._loss(pack, chosen, flat_old[i], totals, sums)
 
         report = policy.update(packs, loss_of, step)
         return self._report(report, sums)
@@ -122,11 +136,12 @@ class PolicyUpdate:
     def _loss(
         self, pack: Pack, advantages: Tensor, old: OldLogprobs, totals: list[float], sums: "_Sums"
     ) -> Tensor:
+        reference = self._reference_logprobs(pack) if self._settings.kl_coef else None
         logprobs, entropy = self._context.policy.logprobs(pack, self._settings.temperature)
-        lengths = torch.tensor(pack.lengths, device=logprobs.device)
+        lengths = torch.tensor(pack.lengths, dtype=torch.long, device=logprobs.device)
         inputs = PolicyLossInputs(
             logprobs=logprobs,
-            old_logprobs=_filled(old, logprobs.detach().split(pack.lengths)),
+            old_logprobs=_filled(old, logprobs.detach(), pack.lengths),
             advantages=advantages.to(logprobs),
             response_index=pack.continuation_index,
             response_lengths=lengths,
@@ -135,9 +150,7 @@ class PolicyUpdate:
         )
         outputs: PolicyLossOutputs = policy_loss(inputs, self._objective)
         loss = outputs.loss - self._settings.entropy_coef * entropy.sum() / totals[0]
-        if self._reference is not None:
-            with torch.no_grad():
-                reference = self._reference.logprobs(pack, self._settings.temperature)[0]
+        if reference is not None:
             penalty = kl_penalty(logprobs, reference).sum()
             loss = loss + self._settings.kl_coef * penalty / totals[0]
             sums.kl += float(penalty.detach())
@@ -145,6 +158,13 @@ class PolicyUpdate:
         sums.entropy += float(entropy.detach().sum())
         sums.tokens += len(pack.targets)
         return loss
+
+    def _reference_logprobs(self, pack: Pack) -> Tensor:
+        """The initial policy's: its own copy, or the current one without adapters."""
+        temperature = self._settings.temperature
+        if self._reference is None:
+            return self._context.policy.initial_logprobs(pack, temperature)
+        return self._reference.initial_logprobs(pack, temperature)
 
     def _report(self, report: StepReport, sums: "_Sums") -> UpdateReport:
         clipped, entropy, kl, tokens = self._context.ranks.sum_floats(
@@ -161,13 +181,18 @@ class _Sums:
     tokens: int = 0
 
 
+_NONE = torch.empty(0, dtype=torch.float64)
+
+
 def _split_like(packs: Sequence[Pack], values: Iterable[T]) -> list[list[T]]:
     """One value per response, in order, as one list per pack."""
     rest = iter(values)
     return [list(islice(rest, len(pack.lengths))) for pack in packs]
 
 
-def _filled(old: OldLogprobs, current: Sequence[Tensor]) -> Tensor:
+def _filled(old: OldLogprobs, current: Tensor, lengths: Sequence[int]) -> Tensor:
     """Old log-probabilities [targets], the current ones where there are none."""
-    pairs = zip(old, current, strict=True)
+    if not old:
+        return current
+    pairs = zip(old, current.split(list(lengths)), strict=True)
     return torch.cat([now if before is None else before.to(now) for before, now in pairs])

@@ -1,19 +1,24 @@
 """What a stage is to the loop that runs it, and what every stage is built from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from prism_api.memory import Savings
 from prism_api.stage_config import StageConfig
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.policy import Policy
+from prism_trainer.engine.sources import TensorSource
 from prism_trainer.rollouts import RolloutClient
 
-Tensors = dict[str, dict[str, Tensor]]
+Sources = dict[str, dict[str, TensorSource]]
 """File name to named tensors."""
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""The same, read again."""
 Metrics = dict[str, float]
 
 
@@ -30,6 +35,7 @@ class StageContext:
     initial_model: str
     """URI of the model that the stage started from."""
     work_folder: Path
+    savings: Savings = field(default_factory=Savings)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class StageProgram(Protocol):
     def iterate(self, phase: str, step: int) -> Metrics:
         """Do the step (0-based within its phase) and say how it went."""
 
-    def tensors(self) -> Tensors:
+    def tensors(self) -> Sources:
         """Everything but the policy that a resume needs."""
 
     def load_tensors(self, tensors: Tensors) -> None:
@@ -69,7 +75,7 @@ class StageProgram(Protocol):
 class Stateless:
     """For programs whose state is the policy and the step."""
 
-    def tensors(self) -> Tensors:
+    def tensors(self) -> Sources:
         """Nothing."""
         return {}
 

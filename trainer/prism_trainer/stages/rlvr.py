@@ -13,7 +13,6 @@ import torch
 from prism_api.stages import RlvrStage
 from prism_trainer.data.rows import Dataset
 from prism_trainer.distributed import Ranks
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.losses.policy import objective_of
 from prism_trainer.rollouts import Completion
 from prism_trainer.stages.dynamic_sampling import DynamicSampling
@@ -44,9 +43,7 @@ class RlvrProgram(Stateless):
         self._context, self._settings = context, settings
         self._source = PromptSource(context, Dataset([settings.data], "truth"))
         self.phases = (Phase("train", settings.steps, settings.mini_batches),)
-        policy = context.policy
-        steps = settings.steps * settings.mini_batches
-        policy.optimizer = Optimizer(policy.trained, settings, steps, context.ranks)
+        context.policy.start_training(settings, settings.steps * settings.mini_batches)
         self._update = PolicyUpdate(context, settings, objective_of(settings))
         self._position = 0
         self._dynamic = DynamicSampling[GradedGroup](
@@ -79,7 +76,7 @@ class RlvrProgram(Stateless):
 
     def _step_policy(self, batch: Sequence[GradedGroup], step: int) -> list[UpdateReport]:
         parts = self._settings.mini_batches
-        old = [self._old_logprobs(graded.group, step * parts) for graded in batch]
+        old = self._old_logprobs([graded.group for graded in batch], step * parts)
         places = [graded.group.draw.position for graded in batch]
         members = mini_batches(places, parts, self._context.ranks)
         reports = [
@@ -93,18 +90,24 @@ class RlvrProgram(Stateless):
         ]
         return [report for report in reports if report is not None]
 
-    def _old_logprobs(self, group: SampledGroup, version: int) -> OldLogprobs:
+    def _old_logprobs(self, groups: Sequence[SampledGroup], version: int) -> list[OldLogprobs]:
         """What ratios compare with where the policy has moved on since a response was sampled.
 
         A surplus response of older weights than `version` has the log-probabilities that it was
         drawn with. A fresh one is on-policy in its batch's first optimizer step and, if there are
         further ones, needs the current policy's.
         """
-        recorded = [_recorded(c) if c.weight_version < version else None for c in group.completions]
-        if self._settings.mini_batches == 1 or all(old is not None for old in recorded):
+        recorded: list[OldLogprobs] = [
+            [_recorded(c) if c.weight_version < version else None for c in group.completions]
+            for group in groups
+        ]
+        if self._settings.mini_batches == 1:
             return recorded
-        current = self._update.current_logprobs(group)
-        return [now if old is None else old for old, now in zip(recorded, current, strict=True)]
+        fresh = [i for i, old in enumerate(recorded) if any(value is None for value in old)]
+        # Without a fresh group too: all processes make the same passes.
+        values = self._update.current_logprobs([groups[i] for i in fresh])
+        current = dict(zip(fresh, values, strict=True))
+        return [_completed(old, current.get(i, old)) for i, old in enumerate(recorded)]
 
     def _sample_metrics(self, sampled: Sequence[GradedGroup], drawn: int) -> Metrics:
         """Every group counts in the step that sampled it; a step of surplus only has no reward."""
@@ -154,6 +157,10 @@ def mini_batches(places: Sequence[int], parts: int, ranks: Ranks) -> list[list[i
     everyone = sorted(place for part in ranks.gather(list(places)) for place in part)
     number = {place: i * parts // len(everyone) for i, place in enumerate(everyone)}
     return [[i for i, p in enumerate(places) if number[p] == part] for part in range(parts)]
+
+
+def _completed(old: OldLogprobs, current: OldLogprobs) -> OldLogprobs:
+    return [now if value is None else value for value, now in zip(old, current, strict=True)]
 
 
 def _recorded(completion: Completion) -> torch.Tensor:

@@ -13,12 +13,15 @@ from prism_trainer import distributed
 from prism_trainer.attempt import STOP_FILE
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.distributed import Ranks
+from prism_trainer.engine.lora import add_adapters
 from prism_trainer.engine.policy import Policy
+from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.generation.generator import InProcessGenerator
 from prism_trainer.models import load_policy
 from prism_trainer.preflight import check_supported
 from prism_trainer.resume import EXPORT
 from prism_trainer.rollouts import RolloutClient
+from prism_trainer.savings import choose_savings
 from prism_trainer.stages.align import AlignProgram
 from prism_trainer.stages.align_supervised import SupervisedAlignProgram
 from prism_trainer.stages.loop import StageLoop
@@ -50,12 +53,18 @@ def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> Stage
         initial = file_uri(read_checkpoint(config.init_from).folder(EXPORT))
     stage = config.stage
     loaded = load_policy(initial, stage.train_vision_tower, ranks.device)
-    precision = config.workers.precision
-    policy = Policy(loaded.model, ranks, precision, stage.max_tokens_per_pack)
+    savings = choose_savings(config, loaded.model.config, ranks.device)
+    if stage.lora is not None:
+        add_adapters(loaded.model, stage.lora, config.seed)
+    if savings.recompute_policy:
+        checkpoint_layers(loaded.model)
+    workers, max_tokens = config.workers, stage.max_tokens_per_pack
+    policy = Policy(loaded.model, ranks, workers.precision, max_tokens, workers.engine)
+    policy.offload_optimizer = savings.offload_optimizer
     encoder = Encoder(loaded.processor, loaded.model.config.image_token_id)
     client = _rollout_client(config.rollout, policy, encoder)
     return StageContext(
-        config, ranks, policy, loaded.processor, encoder, client, initial, work_folder
+        config, ranks, policy, loaded.processor, encoder, client, initial, work_folder, savings
     )
 
 

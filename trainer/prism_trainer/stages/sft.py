@@ -9,7 +9,6 @@ from torch import Tensor
 
 from prism_api.stages import SftStage
 from prism_trainer.data.rows import Dataset, Row
-from prism_trainer.engine.optimizer import Optimizer
 from prism_trainer.engine.packing import Group, Pack, Tokens
 from prism_trainer.engine.policy import StepReport
 from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless
@@ -24,8 +23,7 @@ class SftProgram(Stateless):
         self._source = PromptSource(context, Dataset(settings.data, "response"))
         steps = settings.steps or _steps_of_epochs(len(self._source.data), settings)
         self.phases = (Phase("train", steps),)
-        policy = context.policy
-        policy.optimizer = Optimizer(policy.trained, settings, steps, context.ranks)
+        context.policy.start_training(settings, steps)
 
     def iterate(self, phase: str, step: int) -> Metrics:
         """One optimizer step."""

@@ -1,0 +1,76 @@
+"""Two processes compute what one does, under every engine, however uneven their shares are.
+
+float32; the cases and their shares are in `engine_cases`.
+"""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import engines_under_torchrun
+from engine_cases import CASES, Outcome
+from prism_trainer.distributed import Ranks
+
+pytestmark = pytest.mark.slow
+
+NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="no deepspeed")
+ENGINES = [
+    "replicated",
+    "fsdp2",
+    pytest.param("deepspeed-zero2", marks=NEEDS_DEEPSPEED),
+    pytest.param("deepspeed-zero3", marks=NEEDS_DEEPSPEED),
+]
+TOLERANCE = 1e-5
+
+
+@cache
+def by_one(case: str) -> Outcome:
+    return CASES[case]("replicated", Ranks())
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def by_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the outcome of every case."""
+    out = tmp_path_factory.mktemp(request.param)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = str(Path(engines_under_torchrun.__file__))
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, script, request.param, str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_compute_what_one_does(case: str, by_two: Path) -> None:
+    two: Outcome = torch.load(by_two / f"{case}.pt", weights_only=False)
+    one = by_one(case)
+    assert two.losses == pytest.approx(one.losses, abs=TOLERANCE, rel=TOLERANCE)
+    assert two.norms == pytest.approx(one.norms, abs=TOLERANCE, rel=TOLERANCE)
+    assert_close(two.gradients, one.gradients, TOLERANCE)
+    # Adam turns the rounding of a gradient next to 0 into a visible step.
+    assert_close(two.weights, one.weights, 1e-4)
+    assert two.values.keys() == one.values.keys()
+    for name, value in one.values.items():
+        torch.testing.assert_close(two.values[name], value, msg=name)
+    assert one.gradients or one.values
+
+
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
+    assert ours.keys() == theirs.keys()
+    scale: Any = max([float(t.norm()) for t in theirs.values()], default=1.0)
+    for name, tensor in theirs.items():
+        # A tensor that is rounding noise in itself (a key's bias) is held to the others' size.
+        size = max(float(tensor.norm()), 0.01 * scale)
+        assert float((ours[name] - tensor).norm()) < tolerance * size, name

@@ -1,0 +1,117 @@
+"""What `prism plan` says of parameters and memory, and where it has the models' sizes from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_api.model_shape import PUBLISHED_SHAPES
+from prism_operator.model_files import known_shapes
+from prism_operator.rendering import render_plan
+from run_builders import Changes, a_plan
+
+HUB = "hf://Qwen/Qwen3-VL-4B-Instruct"
+SMALL = "hf://Qwen/Qwen3-VL-2B-Instruct"
+ONE_GPU: Changes = {
+    "spec.model.uri": HUB,
+    "spec.rollout": {"backend": "vllm"},
+    "spec.workers": {"gpusPerReplica": 1, "gpuMemoryGib": 139},
+}
+
+
+def lines_of(changes: Changes, start: str) -> list[str]:
+    """The lines of that name, one per stage that has it."""
+    text = render_plan(a_plan(changes), PUBLISHED_SHAPES, as_json=False)
+    return [line.strip() for line in text.splitlines() if line.startswith(f"  {start}")]
+
+
+def test_parameters_are_those_of_the_published_models() -> None:
+    changes = {**ONE_GPU, "spec.stages.align.discriminator.model": {"uri": SMALL}}
+    sft, align, rlvr = lines_of(changes, "parameters")
+    assert sft == "parameters policy 4,437,815,808 (4,022,468,096 trained)"
+    assert align.endswith("(4,437,815,808 trained), discriminator 5,298,657,280")
+    assert rlvr == "parameters policy 4,437,815,808 (4,437,815,808 trained)"
+
+
+def test_without_its_own_model_the_discriminator_has_the_policys_size() -> None:
+    assert "discriminator 12,506,979,328" in lines_of(ONE_GPU, "parameters")[1]
+
+
+def test_alignment_on_one_gpu_says_what_goes_to_the_host() -> None:
+    changes = {**ONE_GPU, "spec.stages.align.discriminator.model": {"uri": SMALL}}
+    _, saving, _ = lines_of(changes, "savings")
+    assert "optimizer states on the host (72.5 GiB per process)" in saving
+    _, memory, _ = lines_of(changes, "memory")
+    assert memory.endswith("GiB of 139 per GPU")
+    assert "policy update" in memory
+    assert "discriminator optimizer step" in memory
+    assert lines_of(changes, "warning") == []
+
+
+def test_what_does_not_fit_is_said() -> None:
+    changes = {**ONE_GPU, "spec.workers": {"gpusPerReplica": 1, "gpuMemoryGib": 40}}
+    assert len(lines_of(changes, "warning")) == 3
+    assert "use more GPUs" in lines_of(changes, "warning")[0]
+
+
+def test_a_cpu_has_parameters_but_no_memory_lines() -> None:
+    changes: Changes = {"spec.model.uri": HUB}
+    assert len(lines_of(changes, "parameters")) == 3
+    assert lines_of(changes, "memory") == []
+
+
+def test_a_model_that_is_elsewhere_is_unknown() -> None:
+    unknown = "parameters unknown: the config.json of s3://models/mine is not on this machine"
+    assert lines_of({"spec.model.uri": "s3://models/mine"}, "parameters") == [unknown] * 3
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    """A config.json with an unusual number of layers."""
+    return {
+        "tie_word_embeddings": True,
+        "text_config": {
+            "num_hidden_layers": 7,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 512,
+        },
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 64,
+            "spatial_merge_size": 2,
+            "deepstack_visual_indexes": [0],
+        },
+    }
+
+
+def test_sizes_are_read_beside_the_runs_file(tmp_path: Path, config: dict[str, Any]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (shape,) = known_shapes(["file://model"], tmp_path).values()
+    assert (shape.layers, shape.head_dim) == (7, 16)
+
+
+def test_sizes_are_read_from_the_hubs_cache_first(
+    tmp_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert known_shapes([HUB], tmp_path) == {HUB: PUBLISHED_SHAPES[HUB]}
+    snapshot = tmp_path / "hub" / "models--Qwen--Qwen3-VL-4B-Instruct" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(config))
+    assert known_shapes([HUB], tmp_path)[HUB].layers == 7
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"text_config": {}}', '{"model_type": "bert"}'])
+def test_a_config_that_says_nothing_is_passed_over(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert known_shapes([f"file://{tmp_path}", "s3://a/b", "hf://a/b"], tmp_path) == {}

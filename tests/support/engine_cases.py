@@ -1,0 +1,254 @@
+"""What every engine must compute alike, whoever holds which part of the batch.
+
+Each case takes an engine and the processes, works on this process's share of one fixed batch, and
+gives what came of it. Shares are as uneven as they get: the first process has all prompts with
+images, the others only text, or nothing at all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from discriminator_builders import build_comparisons, decided
+from model_builders import build_groups, build_model, packed
+from prism_api import stages
+from prism_api.algorithms import resolve_rlvr
+from prism_api.optimization import Optimization
+from prism_api.resources import DataSource, Engine
+from prism_trainer.data.rows import Row
+from prism_trainer.discriminator.discriminator import Discriminator
+from prism_trainer.discriminator.model import upcycle
+from prism_trainer.distributed import Ranks
+from prism_trainer.engine.lora import add_adapters
+from prism_trainer.engine.packing import Group, Prompt
+from prism_trainer.engine.policy import Network, Policy, StepReport
+from prism_trainer.engine.sharding import checkpoint_layers
+from prism_trainer.generation.generator import InProcessGenerator
+from prism_trainer.losses.policy import objective_of
+from prism_trainer.rollouts import Completion, Request, SamplingParams
+from prism_trainer.stages.policy_update import PolicyUpdate
+from prism_trainer.stages.program import StageContext
+from prism_trainer.stages.prompts import Draw
+from prism_trainer.stages.sampling import SampledGroup
+from prism_trainer.stages.sft import supervised_update
+
+T = TypeVar("T")
+STEPS = 3
+MAX_TOKENS = 40
+"""Several packs, and more of them for images than for text."""
+SETTINGS = Optimization(learning_rate=1e-3, grad_clip=0.0, weight_decay=0.1)
+
+
+@dataclass
+class Outcome:
+    """What a case computed; the tensors are whole."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """Of the first step."""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """After the last step."""
+    values: dict[str, Tensor] = field(default_factory=dict)
+    """Whatever else must be equal."""
+
+    def after(self, network: Network, report: StepReport) -> None:
+        """Note a step."""
+        self.losses.append(report.loss)
+        self.norms.append(report.grad_norm)
+        if not self.gradients:
+            # AdamW's first moment, from nothing, is a tenth of the first gradient.
+            assert network.optimizer is not None
+            state = network.optimizer.state()
+            names = [name for name in state if name.endswith(".exp_avg")]
+            self.gradients = {n.removesuffix(".exp_avg"): _copy(state[n]) * 10 for n in names}
+        self.weights = {name: _copy(source) for name, source in network.weights().items()}
+
+
+Case = Callable[[Engine, Ranks], Outcome]
+
+
+def _copy(source: Any) -> Tensor:
+    tensor: Tensor = source.read()
+    return tensor.detach().cpu().clone()
+
+
+def share(items: Sequence[T], has_image: Callable[[T], bool], ranks: Ranks) -> list[T]:
+    """The first process has what shows images, the last one the rest."""
+    if ranks.world_size == 1:
+        return list(items)
+    wanted = ranks.is_first
+    return [i for i in items if has_image(i) == wanted] if ranks.rank < 2 else []
+
+
+def share_of_groups(ranks: Ranks) -> list[Group]:
+    return share(build_groups(), lambda group: bool(group.prompt.grids), ranks)
+
+
+def context_of(policy: Policy) -> StageContext:
+    """What a policy's update needs of a stage."""
+    absent: Any = None
+    return StageContext(absent, policy.ranks, policy, absent, absent, absent, "", Path())
+
+
+def build_policy(engine: Engine, ranks: Ranks, recompute: bool = False) -> Policy:
+    model = packed(build_model()).train()
+    if recompute:
+        checkpoint_layers(model)
+    return Policy(model, ranks, "fp32", MAX_TOKENS, engine)
+
+
+def supervised(engine: Engine, ranks: Ranks) -> Outcome:
+    """Cross-entropy; packs are uneven and one process has no image."""
+    policy, outcome = build_policy(engine, ranks), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    for step in range(STEPS):
+        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
+        outcome.after(policy, report)
+    return outcome
+
+
+def recomputed(engine: Engine, ranks: Ranks) -> Outcome:
+    """The same with layers that are recomputed in the backward pass."""
+    policy, outcome = build_policy(engine, ranks, recompute=True), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    for step in range(STEPS):
+        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
+        outcome.after(policy, report)
+    return outcome
+
+
+def supervised_by_one(engine: Engine, ranks: Ranks) -> Outcome:
+    """Only the first process has anything to learn from."""
+    policy, outcome = build_policy(engine, ranks), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    groups = build_groups() if ranks.is_first else []
+    for step in range(STEPS):
+        outcome.after(policy, supervised_update(context_of(policy), groups, step)[0])
+    return outcome
+
+
+def frozen_tower(engine: Engine, ranks: Ranks) -> Outcome:
+    """Only the language model is trained."""
+    model = packed(build_model())
+    model.model.visual.requires_grad_(False)
+    policy = Policy(model, ranks, "fp32", MAX_TOKENS, engine)
+    policy.start_training(SETTINGS, STEPS)
+    outcome = Outcome()
+    for step in range(STEPS):
+        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
+        outcome.after(policy, report)
+    return outcome
+
+
+def _sampled(group: Group) -> SampledGroup:
+    completions = tuple(
+        Completion(c, np.zeros(len(c), np.float32), True, 0) for c in group.continuations
+    )
+    draw = Draw(0, 0, Row("file row 0", "0", (), ()), group.prompt)
+    return SampledGroup(draw, completions, ("",) * len(completions))
+
+
+def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
+    """GRPO off-policy: old log-probabilities from a pass without gradient, two steps on them."""
+    source = DataSource(uri="file:///none.parquet")
+    settings = resolve_rlvr(
+        stages.RlvrStage(data=source, max_tokens_per_pack=MAX_TOKENS, entropy_coef=0.01)
+    )
+    policy, outcome = build_policy(engine, ranks), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    groups = [_sampled(group) for group in share_of_groups(ranks)]
+    advantages = [
+        torch.linspace(-1, 1, len(g.completions) + 1, dtype=torch.float64)[1:] for g in groups
+    ]
+    update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
+    old = update.current_logprobs(groups)
+    for step in range(2):
+        report = update.run(groups, advantages, step, old)
+        assert report is not None
+        outcome.after(policy, report.step)
+    return outcome
+
+
+def adapted(engine: Engine, ranks: Ranks) -> Outcome:
+    """GRPO of adapters with a penalty on leaving
+    the initial policy: the same model without them, within the same pass."""
+    source = DataSource(uri="file:///none.parquet")
+    lora = stages.Lora(rank=4)
+    settings = resolve_rlvr(
+        stages.RlvrStage(data=source, max_tokens_per_pack=MAX_TOKENS, kl_coef=0.5, lora=lora)
+    )
+    model = packed(build_model()).train()
+    model.model.visual.requires_grad_(False)
+    add_adapters(model, lora, seed=3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_b"):
+                parameter.copy_(0.1 * parameter.new_ones(parameter.shape).cumsum(0).sin())
+    checkpoint_layers(model)
+    policy, outcome = Policy(model, ranks, "fp32", MAX_TOKENS, engine), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    groups = [_sampled(group) for group in share_of_groups(ranks)]
+    advantages = [torch.linspace(-1, 1, len(g.completions) + 1).double()[1:] for g in groups]
+    update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
+    for step in range(STEPS):
+        report = update.run(groups, advantages, step)
+        assert report is not None
+        outcome.values[f"kl {step}"] = torch.tensor(report.kl / report.tokens)
+        outcome.after(policy, report.step)
+    return outcome
+
+
+def adversarial(engine: Engine, ranks: Ranks) -> Outcome:
+    """Scores and updates of the discriminator, with load balance and head dropout; its layers are
+    recomputed in the backward pass."""
+    settings = stages.Discriminator(routing="segment", load_balance_coef=0.1)
+    model = decided(upcycle(build_model(), settings, 4)).train()
+    checkpoint_layers(model)
+    network = Discriminator(model, settings, ranks, "fp32", 90, engine)
+    network.start_training(SETTINGS, STEPS)
+    batch = share(build_comparisons(), lambda c: bool(c.prompt.grids), ranks)
+    outcome = Outcome()
+    for step in range(STEPS):
+        scored = network.score(batch)
+        outcome.values[f"shares {step}"] = scored.expert_shares
+        outcome.after(network, network.train_on(batch, scored, step))
+    return outcome
+
+
+def generated(engine: Engine, ranks: Ranks) -> Outcome:
+    """Greedy tokens; one process has several batches, the other one or none."""
+    policy = build_policy(engine, ranks)
+    policy.start_training(SETTINGS, STEPS)
+    generator = InProcessGenerator(policy, 10_000, batch_size=2)
+    prompts = [group.prompt for group in build_groups()]
+    outcome = Outcome()
+    for case, mine in {"images": share(prompts, _shows, ranks), "one": prompts[:1]}.items():
+        asked = mine if case == "images" or ranks.is_first else []
+        requests = [Request(prompt, (0,)) for prompt in asked]
+        completions = generator.generate(requests, SamplingParams(8, temperature=0.0))
+        found = [c.tokens.tolist() for (c,) in completions]
+        everyone = [tokens for part in ranks.gather(found) for tokens in part]
+        outcome.values[case] = torch.tensor(sorted(everyone))
+    return outcome
+
+
+def _shows(prompt: Prompt) -> bool:
+    return bool(prompt.grids)
+
+
+CASES: dict[str, Case] = {
+    "supervised": supervised,
+    "recomputed": recomputed,
+    "supervised by one": supervised_by_one,
+    "frozen tower": frozen_tower,
+    "reinforced": reinforced,
+    "adapted": adapted,
+    "adversarial": adversarial,
+    "generated": generated,
+}
