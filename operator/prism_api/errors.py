@@ -4,6 +4,7 @@ PrismError
 |-- SpecError        a PrismRun or StageConfig that cannot be used (exit 64)
 |-- DataError        a data set, row or image that cannot be used (exit 65)
 |-- NonFiniteLoss    loss or gradient is not finite (exit 70)
+|-- RolloutError     rollout servers that do not answer (exit 1: tried again)
 |-- FolderTaken      the output folder holds something else (exit 73)
 |-- StoreError       an object that is missing, damaged or cannot be written (exit 74)
 |-- RunUnfinished    a run that has no report yet (exit 75)
@@ -57,6 +58,10 @@ class NonFiniteLoss(PrismError):
     """A loss or gradient that is not finite, raised before the optimizer step."""
 
     exit_code = ExitCode.NON_FINITE
+
+
+class RolloutError(PrismError):
+    """Rollout servers that failed for longer than is forgiven; names server and operation."""
 
 
 class FolderTaken(PrismError):

@@ -149,13 +149,16 @@ def test_more_gpus_than_the_machine_has_end_with_64(tmp_path: Path, digits_folde
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"spec.rollout": {"backend": "vllm"}}, "stages.align.rollout.backend"),
+        (
+            {"spec.rollout": {"backend": "vllm", "weightUpdate": "nccl"}},
+            "stages.align.rollout.weightUpdate",
+        ),
         (
             {"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}},
             "stages.align.discriminator.warmup.data",
         ),
     ],
-    ids=["vllm", "warm-up pairs"],
+    ids=["weight update", "warm-up pairs"],
 )
 def test_so_does_what_alignment_cannot_do_yet(tmp_path: Path, changes: Changes, path: str) -> None:
     config = a_plan(changes).train_steps[1].config(1, None)
@@ -164,6 +167,16 @@ def test_so_does_what_alignment_cannot_do_yet(tmp_path: Path, changes: Changes, 
         run_stage(config, tmp_path)
 
     assert [problem.path for problem in caught.value.problems] == [path]
+
+
+def test_a_stage_on_servers_that_nobody_started_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PRISM_ROLLOUT_URLS", raising=False)
+    config = a_plan({"spec.rollout": {"backend": "vllm"}}).train_steps[2].config(1, None)
+
+    with pytest.raises(SpecError, match="PRISM_ROLLOUT_URLS: names no rollout server; start"):
+        run_stage(config, tmp_path)
 
 
 @pytest.mark.parametrize(

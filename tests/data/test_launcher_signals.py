@@ -249,7 +249,7 @@ def test_nor_one_whose_torchrun_was_killed_and_that_is_a_crash(attempt: Attempt)
 TIED = """
 import os, sys, time
 time.sleep(float(sys.argv[1]))
-from prism_trainer.process import die_with_parent, inherited_ancestor
+from prism_api.process import die_with_parent, inherited_ancestor
 die_with_parent(inherited_ancestor())
 print("alive", flush=True)
 time.sleep(60)

@@ -86,13 +86,15 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, data: Changes)
     (tmp_path / "rlvr.jsonl").unlink()
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    planned = configs({**data, "spec.stages.align.rollout": {"backend": "vllm"}})
+    planned = configs(
+        {**data, "spec.stages.align.rollout": {"backend": "vllm", "weightUpdate": "nccl"}}
+    )
 
     done = checked(*written(tmp_path, planned), broken)
 
     assert done.returncode == ExitCode.BAD_CONFIG
     assert f"{broken} is not valid" in done.stderr
-    assert "stages.align.rollout.backend: vllm is not available" in done.stderr
+    assert "stages.align.rollout.weightUpdate: nccl is not available" in done.stderr
     assert f"{tmp_path / 'sft.jsonl'} row 1: " in done.stderr
     assert f"{tmp_path / 'rlvr.jsonl'}: no such data file" in done.stderr
 
@@ -131,6 +133,8 @@ def test_several_files_of_a_stage_are_one_data_set() -> None:
     [
         ({}, {}),
         ({"spec.workers": {"engine": "fsdp2", "replicas": 2}}, {}),
+        ({"spec.rollout": {"backend": "vllm"}}, {}),
+        ({"spec.rollout": {"backend": "vllm", "weightUpdate": "reload"}}, {}),
         ({"spec.workers": {"engine": "replicated", "replicas": 2}}, {}),
         (
             {"spec.workers": {"engine": "deepspeed-zero3", "replicas": 2}},
@@ -145,8 +149,8 @@ def test_several_files_of_a_stage_are_one_data_set() -> None:
             {"align": ["stages.align.workers.engine", "stages.align.offloadOptimizer"]},
         ),
         (
-            {"spec.rollout": {"backend": "vllm"}},
-            {kind: [f"stages.{kind}.rollout.backend"] for kind in ("align", "rlvr")},
+            {"spec.rollout": {"backend": "vllm", "weightUpdate": "nccl"}},
+            {kind: [f"stages.{kind}.rollout.weightUpdate"] for kind in ("align", "rlvr")},
         ),
         (
             {"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}},

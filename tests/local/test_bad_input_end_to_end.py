@@ -180,9 +180,9 @@ def test_a_document_may_be_mended_where_nothing_was_trained_with_it(
     [
         ({}, 65, "align.parquet: no such data file"),
         (
-            {"rollout": {"backend": "vllm"}},
+            {"rollout": {"backend": "vllm", "weightUpdate": "nccl"}},
             64,
-            "stages.align.rollout.backend: vllm is not available",
+            "stages.align.rollout.weightUpdate: nccl is not available",
         ),
     ],
     ids=["missing data", "unsupported settings"],

@@ -102,5 +102,6 @@ def test_a_row_that_a_batch_holds_twice_is_sampled_with_seeds_of_its_own(
     draws, _ = PromptSource(context, Dataset([data], "truth")).batch("x", 0, 8)
     sample(context, rlvr_stage(data), draws, 4, ("key",))
     assert len({draw.row.origin for draw in draws}) == 3
+    assert [request.row for request in client.requests] == [draw.row for draw in draws]
     seeds = [seed for request in client.requests for seed in request.seeds]
     assert len(set(seeds)) == len(seeds) == 8 * 4

@@ -10,10 +10,11 @@ from prism_api.base import parse_json
 from prism_api.errors import FieldProblem, SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.names import ANCESTOR_VARIABLE
+from prism_api.process import die_with_parent
 from prism_api.stage_config import StageConfig
 from prism_store.store import store_errors
 from prism_trainer.outcome import OUTCOME_FILE, Outcome, combined_outcome, reserve_space
-from prism_trainer.process import StopSignals, die_with_parent
+from prism_trainer.process import StopSignals
 
 STOP_FILE = "stop"
 """Its existence in the work folder asks all processes to save themselves and end."""

@@ -76,7 +76,8 @@ def evaluate(
 def _answer(
     rows: Sequence[Row], settings: Evaluation, encoder: Encoder, client: RolloutClient
 ) -> list[Completion]:
-    requests = [Request(prompt, (0,)) for prompt in encoder.prompts(rows)]
+    prompts = encoder.prompts(rows)
+    requests = [Request(p, (0,), row) for p, row in zip(prompts, rows, strict=True)]
     params = SamplingParams(settings.max_response_tokens, temperature=0.0)
     return [completions[0] for completions in client.generate(requests, params)]
 

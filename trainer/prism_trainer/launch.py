@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from prism_api.errors import PrismError
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_trainer.outcome import OUTCOME_FILE, Outcome, write_last_words
-from prism_trainer.process import StopSignals, die_with_parent, inherited_ancestor
+from prism_trainer.process import StopSignals
 
 
 def main() -> None:

@@ -15,12 +15,15 @@ from pathlib import Path
 
 from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.resources import DataSource
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
 from prism_trainer.attempt import read_config
 from prism_trainer.data.rows import Need, check_dataset
-from prism_trainer.process import die_with_parent, inherited_ancestor
+
+_UPDATES = ("auto", "reload")
+"""How this trainer brings weights to rollout servers."""
 
 
 def main() -> None:
@@ -91,10 +94,10 @@ def check_supported(config: StageConfig) -> None:
     """Raise SpecError for settings that this trainer cannot serve, all of them."""
     stage, own = config.stage, f"stages.{config.kind}"
     problems = []
-    if config.rollout is not None and config.rollout.backend == "vllm":
-        remedy = "set rollout: {backend: inprocess}"
-        problem = "vllm is not available to this trainer"
-        problems.append(FieldProblem(f"{own}.rollout.backend", problem, remedy))
+    rollout = config.rollout
+    if rollout is not None and rollout.backend == "vllm" and rollout.weight_update not in _UPDATES:
+        problem = f"{rollout.weight_update} is not available to this trainer"
+        problems.append(FieldProblem(f"{own}.rollout.weightUpdate", problem, "set auto or reload"))
     if config.workers.engine.startswith("deepspeed"):
         problems += _deepspeed_problems(config, own)
     if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from prism_api.errors import PrismError
 from prism_api.exit_codes import ExitCode
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_store.store import KEEP_FREE, is_full
 from prism_trainer.attempt import read_config
 from prism_trainer.outcome import Outcome, write_outcome
-from prism_trainer.process import die_with_parent, inherited_ancestor
 
 
 def main() -> None:

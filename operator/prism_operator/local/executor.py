@@ -16,9 +16,10 @@ from prism_api.errors import SpecError, StoreError
 from prism_api.names import ANCESTOR_VARIABLE, RESULT_FILE, StageKind
 from prism_api.stage_config import StageResult
 from prism_operator.local.folder import RunFolder
+from prism_operator.local.servers import with_servers
 from prism_operator.planning.decide import StartAttempt, StopAttempt
 from prism_operator.planning.observation import AttemptObserved, RunObserved
-from prism_operator.planning.plan import Plan, TrainStep
+from prism_operator.planning.plan import Plan, ServeStep, TrainStep
 from prism_store.attempts import attempt_numbers
 from prism_store.store import Store, open_store, store_errors
 
@@ -46,6 +47,7 @@ class LocalExecutor:
     ) -> None:
         self._plan, self._folder = plan, folder
         self._steps = {step.kind: step for step in plan.train_steps}
+        self._served = {step.kind for step in plan.steps if isinstance(step, ServeStep)}
         self._processes: dict[tuple[StageKind, int], subprocess.Popen[bytes]] = {}
         self._observed: dict[tuple[StageKind, int], AttemptObserved] = {}
         self._stop_grace_seconds = stop_grace_seconds
@@ -89,9 +91,12 @@ class LocalExecutor:
             work.mkdir(parents=True, exist_ok=True)
             (work / "stage.json").write_text(config.to_json())
             log = (work / "log.txt").open("ab")
+        command = _command(work)
+        if self.is_served(action.kind):
+            command = with_servers(work, command)
         with log:
             process = subprocess.Popen(
-                _command(work),
+                command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -101,6 +106,10 @@ class LocalExecutor:
         key = (action.kind, action.attempt)
         self._processes[key] = process
         self._observed[key] = AttemptObserved(action.attempt, "running", started_at=time.time())
+
+    def is_served(self, kind: StageKind) -> bool:
+        """Whether a stage samples from rollout servers, which start and end with its attempts."""
+        return kind in self._served
 
     def stop(self, action: StopAttempt) -> None:
         """Ask an attempt to save itself; one that still runs after the grace period is killed."""

@@ -1,8 +1,11 @@
-"""Has the trainer check the stages that are still to be done, before the first of them starts."""
+"""Has trainer and rollout servers check the stages that are still to be done, before the first of
+them starts."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping, Sequence
 
+from prism_api.errors import ProgramError
 from prism_api.names import StageKind
+from prism_api.stage_config import StageConfig
 from prism_operator.local.folder import RunFolder
 from prism_operator.local.programs import run_program
 from prism_operator.planning.plan import Plan
@@ -12,7 +15,8 @@ from prism_store.store import store_errors
 def check_stages(
     plan: Plan, done: Container[StageKind], folder: RunFolder, stop_requested: Callable[[], bool]
 ) -> None:
-    """Check settings and data of all stages but those that are `done`, unless a stop is requested.
+    """Check settings and data of all stages but those that are `done`, and whether their rollout
+    servers can be started here, unless a stop is requested.
 
     Raises ProgramError with everything that is wrong: exit code 64 for settings, 65 for data.
     """
@@ -27,4 +31,25 @@ def check_stages(
         folder.preflight.mkdir(exist_ok=True)
         for path, config in configs.items():
             path.write_text(config.to_json())
-    run_program("prism_trainer.preflight", [*map(str, configs)], stop_requested)
+    programs = {"prism_trainer.preflight": [*map(str, configs)]}
+    served = [str(path) for path, config in configs.items() if _is_served(config)]
+    if served:
+        programs["prism_rollout.preflight"] = served
+    _run_all(programs, stop_requested)
+
+
+def _is_served(config: StageConfig) -> bool:
+    return config.rollout is not None and config.rollout.backend == "vllm"
+
+
+def _run_all(programs: Mapping[str, Sequence[str]], stop_requested: Callable[[], bool]) -> None:
+    """Run modules one after the other; raises ProgramError with what all of them said."""
+    errors = []
+    for module, arguments in programs.items():
+        try:
+            run_program(module, arguments, stop_requested)
+        except ProgramError as error:
+            errors.append(error)
+    if errors:
+        code = min(error.exit_code for error in errors)
+        raise ProgramError(code, "\n".join(map(str, errors)))

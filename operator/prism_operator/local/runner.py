@@ -128,6 +128,8 @@ def _apply(decision: Decision, executor: LocalExecutor, view: ProgressView) -> N
         if isinstance(action, StartAttempt):
             if action.attempt > 1:
                 view.message(f"{action.kind}: attempt {action.attempt} continues")
+            if executor.is_served(action.kind):
+                view.message(f"{action.kind}: starting rollout servers, which takes minutes")
             executor.start(action)
         else:
             executor.stop(action)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prism_api.errors import PrismError
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_trainer.digits.folder import About, ensure_folder
-from prism_trainer.process import die_with_parent, inherited_ancestor
 
 DESCRIPTION = """\
 Make the quickstart's inputs: a tiny Qwen3-VL with random weights, and questions about pictures of

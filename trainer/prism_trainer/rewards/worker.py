@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import BinaryIO
 
-from prism_trainer.process import die_with_parent, inherited_ancestor
+from prism_api.process import die_with_parent, inherited_ancestor
 from prism_trainer.rewards.evaluator import evaluate
 from prism_trainer.rewards.worker_process import OUT_OF_MEMORY, READY
 

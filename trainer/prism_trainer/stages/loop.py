@@ -51,11 +51,10 @@ class StageLoop:
 
     def _resume(self) -> None:
         checkpoint = self._checkpoints.find()
-        if checkpoint is None:
-            return
-        self._position, self._history = restore(checkpoint, self._context, self._program)
+        if checkpoint is not None:
+            self._position, self._history = restore(checkpoint, self._context, self._program)
+            self._checkpoint, self._saved_at = checkpoint.ref, self._position.iteration
         self._context.client.update_weights(self._position.weight_version)
-        self._checkpoint, self._saved_at = checkpoint.ref, self._position.iteration
 
     def _iterate(self) -> None:
         started = time.monotonic()

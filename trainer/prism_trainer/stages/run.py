@@ -1,9 +1,14 @@
 """Builds a stage from its config and runs it: the one place that knows which program is which."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
+
+from prism_api.errors import FieldProblem, SpecError
 from prism_api.resources import Rollout
+from prism_api.rollout import URLS_VARIABLE, read_token
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
 from prism_api.uris import file_uri
@@ -21,6 +26,8 @@ from prism_trainer.models import load_policy
 from prism_trainer.preflight import check_supported
 from prism_trainer.resume import EXPORT
 from prism_trainer.rollouts import RolloutClient
+from prism_trainer.rollouts.publish import Publisher
+from prism_trainer.rollouts.vllm_client import Servers, VllmClient
 from prism_trainer.savings import choose_savings
 from prism_trainer.stages.align import AlignProgram
 from prism_trainer.stages.align_supervised import SupervisedAlignProgram
@@ -48,6 +55,9 @@ def run_stage(config: StageConfig, work_folder: Path) -> bool:
 
 def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> StageContext:
     """Load the model that the stage starts from, verified if it is another stage's result."""
+    servers = None
+    if config.rollout is not None and config.rollout.backend == "vllm":
+        servers = rollout_servers(os.environ)
     initial = config.model.uri
     if config.init_from is not None:
         initial = file_uri(read_checkpoint(config.init_from).folder(EXPORT))
@@ -62,15 +72,36 @@ def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> Stage
     policy = Policy(loaded.model, ranks, workers.precision, max_tokens, workers.engine)
     policy.offload_optimizer = savings.offload_optimizer
     encoder = Encoder(loaded.processor, loaded.model.config.image_token_id)
-    client = _rollout_client(config.rollout, policy, encoder)
+    client = _rollout_client(config, policy, encoder, servers, work_folder)
     return StageContext(
         config, ranks, policy, loaded.processor, encoder, client, initial, work_folder, savings
     )
 
 
-def _rollout_client(rollout: Rollout | None, policy: Policy, encoder: Encoder) -> RolloutClient:
-    """SFT has no rollout settings; its evaluation decodes in process."""
-    return InProcessGenerator(policy, encoder.eos_id, (rollout or Rollout()).batch_size)
+def _rollout_client(
+    config: StageConfig,
+    policy: Policy,
+    encoder: Encoder,
+    servers: Servers | None,
+    work_folder: Path,
+) -> RolloutClient:
+    """Without servers it is the generator: SFT, too, evaluates by sampling."""
+    if servers is None:
+        batch_size = (config.rollout or Rollout()).batch_size
+        return InProcessGenerator(policy, encoder.eos_id, batch_size)
+    dtype = torch.bfloat16 if policy.half_precision else torch.float32
+    store = open_store(config.stage_uri)
+    publisher = Publisher(store, config, policy.ranks, work_folder, dtype)
+    return VllmClient(servers, policy.model, publisher)
+
+
+def rollout_servers(environment: Mapping[str, str]) -> Servers:
+    """The servers that whoever started the stage has started for it."""
+    urls = tuple(filter(None, environment.get(URLS_VARIABLE, "").split(",")))
+    if not urls:
+        remedy = "start rollout servers (`prism run` does), or set rollout: {backend: inprocess}"
+        raise SpecError([FieldProblem(URLS_VARIABLE, "names no rollout server", remedy)])
+    return Servers(urls, read_token(environment))
 
 
 def build_program(context: StageContext) -> StageProgram:

@@ -37,7 +37,7 @@ def sample(
     """`count` responses to each drawn prompt, keyed by (run seed, key, draw, response)."""
     seed = context.config.seed
     requests = [
-        Request(d.prompt, tuple(derive_seed(seed, *key, d.key, n) for n in range(count)))
+        Request(d.prompt, tuple(derive_seed(seed, *key, d.key, n) for n in range(count)), d.row)
         for d in draws
     ]
     params = SamplingParams(settings.max_response_tokens, settings.temperature)

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from prism_trainer.data.rows import Row
 from prism_trainer.engine.packing import Prompt, Tokens
 
 
@@ -24,6 +25,8 @@ class Request:
 
     prompt: Prompt
     seeds: tuple[int, ...]
+    row: Row | None = None
+    """What the prompt was made of; a rollout server makes it again and must come to the same."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,81 @@
+"""What trainer, rollout server and whoever starts them agree on: names, documents, versions."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from prism_api.base import Contract
+from prism_api.checkpoint import CheckpointRef
+from prism_api.errors import FieldProblem, SpecError
+
+URLS_VARIABLE = "PRISM_ROLLOUT_URLS"
+"""Environment: addresses of the stage's servers, separated by commas."""
+TOKEN_VARIABLE = "PRISM_ROLLOUT_TOKEN"
+"""Environment: the bearer token itself (from a Secret)."""
+TOKEN_FILE_VARIABLE = "PRISM_ROLLOUT_TOKEN_FILE"
+"""Environment: a file with the bearer token; goes before the token itself."""
+
+SERVED_MODEL = "policy"
+"""Name under which a server knows its model."""
+WEIGHTS_PATH = "/prism/weights"
+"""GET: ServerState. POST Weights: load them; answers ServerState once they are in use."""
+OPEN_PATHS = frozenset({"/health", "/metrics"})
+"""What may be read without the token."""
+DIGEST_HEADER = "x-prism-weights"
+"""A request that names a digest here is answered by these weights or refused with 409."""
+
+OLDEST_VLLM, NEWEST_VLLM = (0, 26), (0, 32)
+"""First and last minor version that rollouts were checked against."""
+
+
+class Weights(Contract):
+    """A version of the policy's weights in the store."""
+
+    version: Annotated[int, Field(ge=0)]
+    """Optimizer steps that the policy has taken in its stage."""
+    checkpoint: CheckpointRef
+    """Where they are. Two attempts of a stage may both make a version 7: the digest tells them
+    apart."""
+
+
+class ServerState(Contract):
+    """What a rollout server says of itself."""
+
+    vllm: str
+    """Version of vLLM."""
+    max_model_len: int | None
+    """Tokens of prompt and response together."""
+    weights: Weights | None
+    """What it answers with; none: the model that it was started with, or an update that is not
+    finished."""
+
+
+def read_token(environment: Mapping[str, str]) -> str:
+    """The bearer token that the environment names; raises SpecError if there is none."""
+    path = environment.get(TOKEN_FILE_VARIABLE)
+    try:
+        token = Path(path).read_text() if path else environment.get(TOKEN_VARIABLE, "")
+    except OSError as error:
+        problem = f"{path} cannot be read ({error.strerror})"
+        remedy = "give a file with the token"
+        raise SpecError([FieldProblem(TOKEN_FILE_VARIABLE, problem, remedy)]) from None
+    token = token.strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        name = TOKEN_FILE_VARIABLE if path else TOKEN_VARIABLE
+        problem = "holds no token" if not token else "holds more than visible ASCII characters"
+        remedy = f"set {TOKEN_FILE_VARIABLE} or {TOKEN_VARIABLE}; nobody is served without a token"
+        raise SpecError([FieldProblem(name, problem, remedy)])
+    return token
+
+
+def check_vllm(version: str, where: str) -> None:
+    """Refuse a vLLM outside the tested range; raises SpecError naming `where` and its version."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    minor = tuple(int(number) for number in numbers.groups()) if numbers else ()
+    if not OLDEST_VLLM <= minor <= NEWEST_VLLM:
+        tested = "{}.{} to {}.{}".format(*OLDEST_VLLM, *NEWEST_VLLM)
+        problem = f"runs vLLM {version}, tested is {tested}"
+        raise SpecError([FieldProblem(where, problem, "install a version in this range")])

@@ -1,0 +1,242 @@
+"""Runs one attempt of a stage between the start and the end of its own rollout servers.
+
+`python -m prism_operator.local.servers --work-folder DIR -- COMMAND...`. It reads `stage.json` of
+the work folder, starts the servers, waits until each has generated a token, runs the command with
+their addresses in its environment, and ends them with it. Its exit code is the command's. Nobody
+outlives it: the kernel ends all of them with this process.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from prism_api.base import parse_json
+from prism_api.errors import FieldProblem, PrismError, RolloutError, SpecError
+from prism_api.exit_codes import PERMANENT, ExitCode
+from prism_api.names import ANCESTOR_VARIABLE
+from prism_api.process import die_with_parent, inherited_ancestor
+from prism_api.rollout import SERVED_MODEL, TOKEN_FILE_VARIABLE, URLS_VARIABLE
+from prism_api.stage_config import StageConfig
+from prism_api.stages import SftStage
+from prism_api.uris import local_path, scheme
+
+_READY_SECONDS = 1800.0
+_POLL_SECONDS = 0.2
+_STOP_SECONDS = 10.0
+
+
+class ServerProcess:
+    """A rollout server as a child of this process."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path, token_file: Path, port: int) -> None:
+        self._token_file = token_file
+        self.url, self.log = f"http://127.0.0.1:{port}", folder / "log.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        where = [f"--port={port}", f"--folder={folder}"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "prism_rollout", *arguments, *where],
+                env=_environment(token_file),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Of the process that answers; its children do the work."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raises RolloutError if the server has ended, SpecError if it could not have started."""
+        code = self._process.poll()
+        if code is None:
+            return
+        if code in PERMANENT:
+            last_line = self.log.read_text().strip().rpartition("\n")[2]
+            raise SpecError([FieldProblem("rollout", last_line, "or set backend: inprocess")])
+        raise RolloutError(
+            f"the rollout server at {self.url} ended with exit code {code}; see {self.log}"
+        )
+
+    def wait(self, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Whether it has generated a token before it was given up; raises RolloutError if it ends
+        or is not ready in time."""
+        deadline = time.monotonic() + seconds
+        while not given_up():
+            self.check()
+            if self._has_generated():
+                return True
+            if time.monotonic() > deadline:
+                raise RolloutError(
+                    f"the rollout server at {self.url} was not ready after {seconds:.0f} s; "
+                    f"see {self.log}"
+                )
+            time.sleep(_POLL_SECONDS)
+        return False
+
+    def stop(self) -> None:
+        """End it, politely at first; its children end with it."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def _has_generated(self) -> bool:
+        """Readiness is a token, not a port that is open."""
+        message = {"role": "user", "content": "?"}
+        body = {"model": SERVED_MODEL, "messages": [message], "max_completion_tokens": 1}
+        request = urllib.request.Request(
+            f"{self.url}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {
+                "Content-Type": "application/json",
+                "Authorization": f"Bearer {self._token_file.read_text().strip()}",
+            },
+        )
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with suppress(OSError), direct.open(request, timeout=60) as answer:
+            return bool(answer.status == 200)
+        return False
+
+
+def new_token(path: Path) -> Path:
+    """A file with a new token that only this user can read."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(32))
+    return path
+
+
+def server_arguments(config: StageConfig) -> list[str]:
+    """What `python -m prism_rollout` is told about a stage's server; pure.
+
+    It serves the run's own model: the trainer brings the weights before it samples.
+    """
+    stage, rollout, uri = config.stage, config.rollout, config.model.uri
+    assert rollout is not None, "only stages that sample have servers"
+    assert not isinstance(stage, SftStage), "only stages that sample have servers"
+    response = stage.max_response_tokens
+    if config.evaluation is not None:
+        response = max(response, config.evaluation.max_response_tokens)
+    model = uri.removeprefix("hf://") if scheme(uri) == "hf" else str(local_path(uri))
+    return [
+        f"--model={model}",
+        f"--gpus={rollout.gpus_per_replica}",
+        f"--max-model-len={stage.max_prompt_tokens + response}",
+    ]
+
+
+def with_servers(work: Path, command: Sequence[str]) -> list[str]:
+    """The command that runs `command` for an attempt whose rollout servers it starts first."""
+    program = [sys.executable, "-m", "prism_operator.local.servers"]
+    return [*program, f"--work-folder={work}", "--", *command]
+
+
+def main() -> None:
+    """Serve, run, and exit with the command's code."""
+    parser = argparse.ArgumentParser(prog="python -m prism_operator.local.servers")
+    parser.add_argument("--work-folder", type=Path, required=True, help="of the attempt")
+    parser.add_argument("command", nargs="+", help="after --")
+    arguments = parser.parse_args()
+    die_with_parent(inherited_ancestor())
+    folder: Path = arguments.work_folder
+    try:
+        code = _Attempt(folder, arguments.command).run()
+    except PrismError as error:
+        outcome = {"code": int(error.exit_code), "message": str(error)}
+        (folder / "outcome.json").write_text(json.dumps(outcome))
+        sys.stderr.write(f"{error}\n")
+        code = int(error.exit_code)
+    sys.exit(code)
+
+
+class _Attempt:
+    """The servers, then the command, until the command or a server ends."""
+
+    def __init__(self, folder: Path, command: Sequence[str]) -> None:
+        self._folder, self._command = folder, command
+        self._config = parse_json(StageConfig, (folder / "stage.json").read_bytes(), "stage.json")
+        self._signals: list[int] = []
+
+    def run(self) -> int:
+        """Exit code of the command; raises RolloutError if a server ends before it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        token_file = new_token(self._folder / "rollout-token")
+        servers: list[ServerProcess] = []
+        try:
+            for arguments, name in self._wanted():
+                folder = self._folder / name
+                servers.append(ServerProcess(arguments, folder, token_file, free_port()))
+            for server in servers:
+                server.wait(_READY_SECONDS, lambda: bool(self._signals))
+            if self._signals:
+                return int(ExitCode.SAVED)
+            return self._train(servers, token_file)
+        finally:
+            for server in servers:
+                server.stop()
+
+    def _wanted(self) -> list[tuple[list[str], str]]:
+        """Arguments and folder of each server."""
+        assert self._config.rollout is not None, "only stages that sample have servers"
+        arguments = server_arguments(self._config)
+        return [(arguments, f"rollout-{i}") for i in range(self._config.rollout.replicas)]
+
+    def _train(self, servers: Sequence[ServerProcess], token_file: Path) -> int:
+        urls = ",".join(server.url for server in servers)
+        trainer = subprocess.Popen(
+            self._command,
+            env={**_environment(token_file), URLS_VARIABLE: urls},
+        )
+        try:
+            while trainer.poll() is None:
+                while self._signals:
+                    trainer.send_signal(self._signals.pop(0))
+                for server in servers:
+                    server.check()
+                time.sleep(_POLL_SECONDS)
+        finally:
+            trainer.kill()
+        return trainer.wait()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        """Passed on by the loop, so that one that comes before the command runs is not lost."""
+        self._signals.append(number)
+
+
+def _environment(token_file: Path) -> dict[str, str]:
+    """Of servers and trainer, which end with this process."""
+    own = {TOKEN_FILE_VARIABLE: str(token_file), ANCESTOR_VARIABLE: str(os.getpid())}
+    return {**os.environ, **own}
+
+
+def free_port() -> int:
+    """A port that nobody on this machine listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    main()

