@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration
 
 from prism_api.model_shape import PUBLISHED_SHAPES, ModelShape, shape_of
 from prism_api.stages import Discriminator as Settings
@@ -15,6 +15,7 @@ from prism_trainer.discriminator.model import discriminator_like
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.lora import add_adapters
 from prism_trainer.engine.policy import Policy
+from published_configs import config_of
 
 COUNTS = {"2B": 2_127_532_032, "4B": 4_437_815_808, "8B": 8_767_123_696}
 """2.13, 4.44 and 8.77 billion."""
@@ -23,35 +24,6 @@ LINEAR = ("weight", "bias")
 
 def shape_named(size: str) -> ModelShape:
     return PUBLISHED_SHAPES[f"hf://Qwen/Qwen3-VL-{size}-Instruct"]
-
-
-def config_of(shape: ModelShape) -> Any:
-    """As in the model's config.json on the hub."""
-    vision, large = shape.vision, shape.vision.depth == 27
-    return Qwen3VLConfig(
-        text_config={
-            "vocab_size": shape.vocabulary,
-            "hidden_size": shape.hidden,
-            "intermediate_size": shape.intermediate,
-            "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads,
-            "head_dim": shape.head_dim,
-        },
-        vision_config={
-            "depth": vision.depth,
-            "hidden_size": vision.hidden,
-            "intermediate_size": vision.intermediate,
-            "num_heads": 16,
-            "patch_size": 16,
-            "spatial_merge_size": vision.merge,
-            "temporal_patch_size": 2,
-            "out_hidden_size": vision.out_hidden,
-            "num_position_embeddings": vision.positions,
-            "deepstack_visual_indexes": [8, 16, 24] if large else [5, 11, 17],
-        },
-        tie_word_embeddings=shape.tied,
-    )
 
 
 def published_names(shape: ModelShape) -> Iterator[str]:
