@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from prism_api.resources import DataSource
 from prism_api.reinforcement import Overlong
+from prism_api.resources import DataSource
 from prism_trainer.distributed import Ranks
 from prism_trainer.stages.rlvr import mini_batches
 from ranks_in_threads import on_every_rank
