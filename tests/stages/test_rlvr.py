@@ -14,6 +14,7 @@ from prism_api.reinforcement import Overlong
 from prism_api.resources import DataSource
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.policy import Policy
+from prism_trainer.rewards.reward import RewardWeights, score
 from prism_trainer.stages import policy_update
 from prism_trainer.stages.rlvr import mini_batches
 from ranks_in_threads import on_every_rank
@@ -34,7 +35,7 @@ def unmoved(finished: Finished, talker: Path) -> bool:
     return all(torch.equal(tensor, before[name]) for name, tensor in finished.weights().items())
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "gspo"])
+@pytest.mark.parametrize("algorithm", ["grpo", "gspo", "dr-grpo", "cispo"])
 def test_right_answers_become_frequent(
     talker: Path, prompts: DataSource, tmp_path: Path, algorithm: Any
 ) -> None:
@@ -167,6 +168,34 @@ def test_the_kl_penalty_holds_the_policy_near_its_start(
     assert free.column("kl")[0] == held.column("kl")[0] == pytest.approx(0.0, abs=1e-9)
     assert max(free.column("kl")) > 0.01
     assert sum(held.column("kl")) < 0.5 * sum(free.column("kl"))
+
+
+@pytest.mark.parametrize(("algorithm", "is_scaled"), [("grpo", True), ("dr-grpo", False)])
+def test_advantages_are_z_scores_and_in_dr_grpo_distances_from_the_mean(
+    talker: Path,
+    prompts: DataSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: Any,
+    is_scaled: bool,
+) -> None:
+    seen = watch_updates(monkeypatch)
+    run(rlvr_stage(prompts, algorithm=algorithm, steps=1), talker, tmp_path)
+    ours = torch.stack([values for values in seen[0].advantages])
+    assert ours.mean(dim=1).tolist() == pytest.approx([0.0] * 4, abs=1e-12)
+    weights = RewardWeights(0.8, 0.2)
+    rewards = torch.tensor(
+        [
+            [score(text, g.draw.row.truths, weights).total for text in g.texts]
+            for g in seen[0].groups
+        ],
+        dtype=torch.float64,
+    )
+    deviations = rewards.std(dim=1, keepdim=True)
+    assert deviations.max() > 0
+    expected = rewards - rewards.mean(dim=1, keepdim=True)
+    expected = expected / (deviations + 1e-6) if is_scaled else expected
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.1])
