@@ -181,7 +181,7 @@ def test_advantages_are_z_scores_and_in_dr_grpo_distances_from_the_mean(
 ) -> None:
     seen = watch_updates(monkeypatch)
     run(rlvr_stage(prompts, algorithm=algorithm, steps=1), talker, tmp_path)
-    ours = torch.stack([values for values in seen[0].advantages])
+    ours = torch.stack(list(seen[0].advantages))
     assert ours.mean(dim=1).tolist() == pytest.approx([0.0] * 4, abs=1e-12)
     weights = RewardWeights(0.8, 0.2)
     rewards = torch.tensor(
