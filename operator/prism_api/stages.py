@@ -276,7 +276,7 @@ class RlvrStage(Sampling):
     """Reward of the right format."""
     mini_batches: Positive = 1
     """Optimizer steps per batch of rollouts; with 1 (published) every ratio is 1 and no clip acts,
-    but on what dynamic sampling has left over from the step before."""
+    but on what dynamic sampling has left over from the step before (if that is not corrected)."""
     clip_low: Annotated[float, Field(gt=0, le=1)] | None = None
     """Ratios below 1 - clipLow are clipped; 1: none is. GRPO, DAPO and Dr.GRPO 0.2, GSPO 3e-4,
     CISPO 1."""

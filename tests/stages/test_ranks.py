@@ -44,6 +44,7 @@ RUNS: list[tuple[Engine, str]] = [
     ("replicated", "align-segment"),
     ("replicated", "grpo"),
     ("replicated", "gspo"),
+    ("replicated", "dapo-static"),
     ("replicated", "dr-grpo"),
     ("replicated", "cispo-corrected"),
     ("fsdp2", "align-segment"),
@@ -81,6 +82,9 @@ def stages(
         ),
         "grpo-lora": rlvr_stage(prompts, learning_rate=1e-3, kl_coef=0.01, lora=lora),
         "gspo": rlvr_stage(prompts, algorithm="gspo", steps=3, learning_rate=1e-4),
+        "dapo-static": rlvr_stage(
+            prompts, algorithm="dapo", dynamic_sampling=False, steps=3, learning_rate=1e-4
+        ),
         "dr-grpo": rlvr_stage(prompts, algorithm="dr-grpo", steps=3, learning_rate=1e-4),
         "cispo-corrected": rlvr_stage(
             prompts,
