@@ -3,9 +3,10 @@
 Each loss runs through the code that the stages use; the reference is the same batch in one pack.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,20 +23,21 @@ from model_builders import (
 from prism_api import stages
 from prism_api.algorithms import resolve_rlvr
 from prism_api.optimization import Optimization
+from prism_api.reinforcement import Algorithm, RolloutCorrection
 from prism_api.resources import DataSource
 from prism_trainer.data.rows import Row
 from prism_trainer.engine.packing import Tokens
 from prism_trainer.engine.policy import Network, Policy
 from prism_trainer.losses.policy import objective_of
 from prism_trainer.rollouts import Completion
-from prism_trainer.stages.policy_update import PolicyUpdate
+from prism_trainer.stages.policy_update import PolicyUpdate, UpdateReport
 from prism_trainer.stages.program import StageContext
 from prism_trainer.stages.prompts import Draw
 from prism_trainer.stages.sampling import SampledGroup
 from prism_trainer.stages.sft import supervised_update
 
 NO_CLIPPING = Optimization(learning_rate=1e-6, grad_clip=0.0)
-SPLITS = {"two packs": 110, "three packs": 70, "divided groups": 35}
+SPLITS = {"two packs": 110, "three packs": 70, "four packs": 60, "divided groups": 35}
 TOLERANCE = 2e-6
 """Float32 rounding of sums in another order."""
 ROUTED_TOLERANCE = 2e-5
@@ -97,11 +99,41 @@ def sampled_groups() -> list[SampledGroup]:
     ]
 
 
-def reinforced(algorithm: stages.Algorithm, max_tokens: int) -> dict[str, Tensor]:
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "grpo": {},
+    "dapo": {},
+    "gspo": {},
+    "dr-grpo": {},
+    "cispo": {"clip_high": 0.1},
+    **{
+        f"grpo, {level} weights, {mode}": {
+            "algorithm": "grpo",
+            "rollout_correction": RolloutCorrection(
+                level=level, mode=mode, min_weight=0.5, max_weight=1.5
+            ),
+        }
+        for level in get_args(RolloutCorrection.model_fields["level"].annotation)
+        for mode in get_args(RolloutCorrection.model_fields["mode"].annotation)
+    },
+}
+"""Algorithms and corrections, with bounds that act."""
+
+
+def as_served(group: SampledGroup, logprobs: Sequence[Tensor]) -> SampledGroup:
+    """The group with log-probabilities near these, as a server has them."""
+    rng = np.random.default_rng(3)
+    completions = tuple(
+        replace(c, logprobs=own.numpy() + rng.normal(0, 0.2, len(own)).astype(np.float32))
+        for c, own in zip(group.completions, logprobs, strict=True)
+    )
+    return replace(group, completions=completions)
+
+
+def reinforced(name: str, max_tokens: int) -> tuple[dict[str, Tensor], UpdateReport]:
     """Off-policy by a shift of the old log-probabilities, so that ratios and clips are live."""
     settings = resolve_rlvr(
         stages.RlvrStage(
-            algorithm=algorithm,
+            **{"algorithm": name, **OBJECTIVES[name]},
             data=DataSource(uri="file:///none.parquet"),
             max_tokens_per_pack=max_tokens,
             entropy_coef=0.01,
@@ -116,14 +148,29 @@ def reinforced(algorithm: stages.Algorithm, max_tokens: int) -> dict[str, Tensor
         [now + 0.2 * torch.from_numpy(rng.standard_normal(len(now))).float() for now in responses]
         for responses in update.current_logprobs(groups)
     ]
-    return gradients_after(policy, lambda: update.run(groups, advantages, 0, old))
+    groups = [as_served(group, logprobs) for group, logprobs in zip(groups, old, strict=True)]
+    reports: list[UpdateReport] = []
+
+    def step() -> None:
+        report = update.run(groups, advantages, 0, old)
+        assert report is not None
+        reports.append(report)
+
+    gradients = gradients_after(policy, step)
+    return gradients, reports[0]
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "gspo"])
-def test_policy_gradients_do_not_depend_on_the_packs(
-    algorithm: stages.Algorithm, max_tokens: int
-) -> None:
-    assert_equal(reinforced(algorithm, max_tokens), reinforced(algorithm, ONE_PACK))
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_policy_gradients_do_not_depend_on_the_packs(name: str, max_tokens: int) -> None:
+    ours, report = reinforced(name, max_tokens)
+    whole, _ = reinforced(name, ONE_PACK)
+    assert_equal(ours, whole)
+    assert report.clipped_tokens > 0
+    assert (0 < report.gap.cut_tokens < report.tokens) == ("weights" in name)
+
+
+def test_every_algorithm_is_split() -> None:
+    assert set(OBJECTIVES) >= set(get_args(Algorithm))
 
 
 def played(settings: stages.Discriminator, max_tokens: int) -> dict[str, Tensor]:

@@ -154,6 +154,17 @@ def test_an_answer_that_was_cut_off_is_a_fault(requests: list[Request], reason: 
     assert raised.value.kind is Kind.ABORTED
 
 
+@pytest.mark.parametrize("score", [None, float("nan"), float("-inf")])
+def test_a_log_probability_that_is_no_number_is_a_fault(
+    requests: list[Request], score: float | None
+) -> None:
+    """It would be a weight of its token's loss."""
+    choice = a_choice(0, [7, 8])
+    choice["logprobs"]["content"][1]["logprob"] = score
+    with pytest.raises(Fault, match="no numbers"):
+        completions_of(an_answer(requests[0], choice, a_choice(1, [7])), requests[0], SERVER, 1)
+
+
 def test_too_few_answers_are_a_fault(requests: list[Request]) -> None:
     three = Request(requests[0].prompt, (1, 2, 3), requests[0].row)
     with pytest.raises(Fault, match="2 answers to 3 seeds"):

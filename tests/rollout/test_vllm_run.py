@@ -103,5 +103,8 @@ def test_a_stage_on_a_real_server_is_killed_stopped_and_finished_and_leaves_no_p
     assert processes_of(run.out) == [], "something outlives a finished run"
     assert run.attempts() == 3
     assert [row["step"] for row in run.history()] == list(range(1, STEPS + 1))
+    gaps = [row["rollout_gap_max"] for row in run.history()]
+    assert len(gaps) == STEPS
+    assert 0 < max(gaps) < 1e-3, "in float32, where the server has the trainer's weights"
     report = json.loads((run.out / "report.json").read_text())
     assert report["stages"]["rlvr"]["steps"] == STEPS

@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from prism_api.reinforcement import Overlong
 from prism_api.resources import DataSource
-from prism_api.stages import Overlong
 from prism_trainer.distributed import Ranks
+from prism_trainer.engine.policy import Policy
+from prism_trainer.rewards.reward import RewardWeights, score
+from prism_trainer.stages import policy_update
 from prism_trainer.stages.rlvr import mini_batches
 from ranks_in_threads import on_every_rank
 from rlvr_builders import run, watch_updates
@@ -32,7 +35,7 @@ def unmoved(finished: Finished, talker: Path) -> bool:
     return all(torch.equal(tensor, before[name]) for name, tensor in finished.weights().items())
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "gspo"])
+@pytest.mark.parametrize("algorithm", ["grpo", "gspo", "dr-grpo", "cispo"])
 def test_right_answers_become_frequent(
     talker: Path, prompts: DataSource, tmp_path: Path, algorithm: Any
 ) -> None:
@@ -165,6 +168,69 @@ def test_the_kl_penalty_holds_the_policy_near_its_start(
     assert free.column("kl")[0] == held.column("kl")[0] == pytest.approx(0.0, abs=1e-9)
     assert max(free.column("kl")) > 0.01
     assert sum(held.column("kl")) < 0.5 * sum(free.column("kl"))
+
+
+@pytest.mark.parametrize(("algorithm", "is_scaled"), [("grpo", True), ("dr-grpo", False)])
+def test_advantages_are_z_scores_and_in_dr_grpo_distances_from_the_mean(
+    talker: Path,
+    prompts: DataSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: Any,
+    is_scaled: bool,
+) -> None:
+    seen = watch_updates(monkeypatch)
+    run(rlvr_stage(prompts, algorithm=algorithm, steps=1), talker, tmp_path)
+    ours = torch.stack(list(seen[0].advantages))
+    assert ours.mean(dim=1).tolist() == pytest.approx([0.0] * 4, abs=1e-12)
+    weights = RewardWeights(0.8, 0.2)
+    rewards = torch.tensor(
+        [
+            [score(text, g.draw.row.truths, weights).total for text in g.texts]
+            for g in seen[0].groups
+        ],
+        dtype=torch.float64,
+    )
+    deviations = rewards.std(dim=1, keepdim=True)
+    assert deviations.max() > 0
+    expected = rewards - rewards.mean(dim=1, keepdim=True)
+    expected = expected / (deviations + 1e-6) if is_scaled else expected
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.1])
+def test_without_a_coefficient_the_initial_policy_is_neither_loaded_nor_asked(
+    talker: Path,
+    prompts: DataSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    coefficient: float,
+) -> None:
+    passes: list[Any] = []
+    inner_load, inner_pass = policy_update.load_policy, Policy.initial_logprobs
+
+    def load(*arguments: Any) -> Any:
+        passes.append("loaded")
+        return inner_load(*arguments)
+
+    def ask(*arguments: Any) -> Any:
+        passes.append("asked")
+        return inner_pass(*arguments)
+
+    monkeypatch.setattr(policy_update, "load_policy", load)
+    monkeypatch.setattr(Policy, "initial_logprobs", ask)
+    run(rlvr_stage(prompts, steps=1, kl_coef=coefficient), talker, tmp_path)
+    assert set(passes) == ({"loaded", "asked"} if coefficient else set())
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_each_estimator_penalises_the_distance_from_the_initial_policy(
+    talker: Path, prompts: DataSource, tmp_path: Path, estimator: Any
+) -> None:
+    stage = rlvr_stage(prompts, steps=3, kl_coef=1e-9, kl_estimator=estimator)
+    kl = run(stage, talker, tmp_path).column("kl")
+    assert kl[0] == pytest.approx(0.0, abs=1e-9)
+    assert max(kl[1:]) > 0.001
 
 
 def test_the_entropy_bonus_alone_raises_entropy(

@@ -56,6 +56,17 @@ PANELS = (
     Panel("Learning rate", {"learning_rate": "learning rate"}, _TRAIN, exact=True),
     Panel("Gradient norm", {"grad_norm": "norm"}, _TRAIN, main=False),
     Panel("Clip fraction", {"clip_fraction": "fraction"}, unit="rate", main=False),
+    Panel(
+        "Servers' log-probabilities against the trainer's",
+        {"rollout_gap": "mean distance", "rollout_kl": "divergence"},
+        main=False,
+    ),
+    Panel(
+        "Corrected weights of sampled tokens",
+        {"rollout_cut_fraction": "beyond a bound"},
+        unit="rate",
+        main=False,
+    ),
     Panel("Informative groups", {"informative_groups": "groups"}, main=False),
     Panel("Identical segments", {"identical_segments": "segments"}, unit="rate", main=False),
     Panel("Largest expert load", {"expert_load_max": "load"}, main=False),

@@ -71,9 +71,13 @@ def _completion(choice: dict[str, Any], server: str, version: int) -> Completion
     reason, tokens = choice["finish_reason"], np.array(choice["token_ids"], dtype=np.int64)
     if reason not in ("stop", "length"):
         raise Fault(Kind.ABORTED, server, OPERATION, f"the answer was cut off ({reason})")
-    scores = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+    # A null, which stands for NaN in JSON, becomes NaN.
+    scores = np.array([entry["logprob"] for entry in choice["logprobs"]["content"]], np.float32)
     assert len(scores) == len(tokens), "one log-probability per token"
-    return Completion(tokens, np.array(scores, dtype=np.float32), reason == "stop", version)
+    if not np.isfinite(scores).all():
+        detail = "the answer has log-probabilities that are no numbers"
+        raise Fault(Kind.FAILED, server, OPERATION, detail)
+    return Completion(tokens, scores, reason == "stop", version)
 
 
 def _check_prompt(theirs: Sequence[int], request: Request, server: str) -> None:
