@@ -173,22 +173,21 @@ def without_advantage(engine: Engine, ranks: Ranks) -> Outcome:
 
 def continued(engine: Engine, ranks: Ranks) -> Outcome:
     """A step, then another network that is given what the first one would save, and another
-    step."""
+    step; what is saved (moments among the gradients here) is the same under every engine."""
     first, outcome = build_policy(engine, ranks), Outcome()
     first.start_training(SETTINGS, STEPS)
     outcome.after(first, supervised_update(context_of(first), share_of_groups(ranks), 0)[0])
     assert first.optimizer is not None
     weights = {name: _copy(source) for name, source in first.weights().items()}
     state = {name: _copy(source) for name, source in first.optimizer.state().items()}
+    outcome.gradients = {n: t.clone() for n, t in state.items() if not n.endswith(".step")}
+    outcome.values = {n: t.clone() for n, t in state.items() if n.endswith(".step")}
     second = build_policy(engine, ranks)
     second.start_training(SETTINGS, STEPS)
     second.load_weights(weights)
     assert second.optimizer is not None
     second.optimizer.load_state(state)
     outcome.after(second, supervised_update(context_of(second), share_of_groups(ranks), 1)[0])
-    outcome.values = {name: t for name, t in state.items() if name.endswith(".step")}
-    moments = {name: t for name, t in state.items() if name not in outcome.values}
-    outcome.gradients = moments
     return outcome
 
 

@@ -1,5 +1,5 @@
-"""Checks stages before any of them starts: whether this trainer can serve their settings, and every
-row of their data.
+"""Checks stages before any of them starts: whether this trainer can serve their settings, the
+headers of their models' files, and every row of their data.
 
 `python -m prism_trainer.preflight CONFIG.json...` says everything that it finds wrong. It imports
 no torch, so that a mistake shows within seconds and before anything is loaded.
@@ -19,8 +19,10 @@ from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.resources import DataSource
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
+from prism_api.uris import local_path, scheme
 from prism_trainer.attempt import read_config
 from prism_trainer.data.rows import Need, check_dataset
+from prism_trainer.model_files import check_model
 
 _UPDATES = ("auto", "reload")
 """How this trainer brings weights to rollout servers."""
@@ -50,11 +52,16 @@ def find_errors(paths: Sequence[Path]) -> list[PrismError]:
     """
     errors: list[PrismError] = []
     uses: dict[DataUse, None] = {}
+    models: dict[str, None] = {}
     for path in paths:
         with _noted(errors):
             config = read_config(path)
             uses |= dict.fromkeys(data_of(config))
+            models |= dict.fromkeys(local_models_of(config))
             check_supported(config)
+    for uri in models:
+        with _noted(errors):
+            check_model(local_path(uri))
     for use in uses:
         with _noted(errors):
             check_dataset(use.sources, use.need)
@@ -88,6 +95,14 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
             yield DataUse((source,), "truth")
     if config.evaluation is not None:
         yield DataUse((config.evaluation.data,), "truth")
+
+
+def local_models_of(config: StageConfig) -> Iterator[str]:
+    """URIs of the models that a stage may load and that lie on this machine."""
+    uris = [config.model.uri]
+    if isinstance(config.stage, AlignStage) and config.stage.discriminator.model is not None:
+        uris.append(config.stage.discriminator.model.uri)
+    return (uri for uri in uris if scheme(uri) == "file")
 
 
 def check_supported(config: StageConfig) -> None:

@@ -12,7 +12,7 @@ from prism_store.attempts import attempt_numbers
 from prism_store.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from prism_store.store import Store, store_errors
 from prism_trainer.metrics import History
-from prism_trainer.models import export
+from prism_trainer.models import ExportedWeights, export
 from prism_trainer.stages.program import StageContext, StageProgram
 from prism_trainer.tensor_files import TensorFiles, write_tensors
 
@@ -132,7 +132,7 @@ def restore(
         for name, path in checkpoint.files.items()
         if name.endswith(".safetensors") and "/" not in name
     }
-    exported = TensorFiles(*sorted(checkpoint.folder(EXPORT).glob("*.safetensors")))
+    exported = ExportedWeights(checkpoint.folder(EXPORT))
     # Merged weights do not say what the adapters were.
     policy.load_weights(tensors.pop(_ADAPTERS) if policy.adapters else exported)
     assert policy.optimizer is not None, "an optimizer was attached"
