@@ -108,6 +108,17 @@ def recomputed(engine: Engine, ranks: Ranks) -> Outcome:
     return outcome
 
 
+def mixture(engine: Engine, ranks: Ranks) -> Outcome:
+    """The same of a mixture of experts."""
+    policy = Policy(packed(build_model(mixture=True)).train(), ranks, "fp32", MAX_TOKENS, engine)
+    policy.start_training(SETTINGS, STEPS)
+    outcome = Outcome()
+    for step in range(STEPS):
+        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
+        outcome.after(policy, report)
+    return outcome
+
+
 def supervised_by_one(engine: Engine, ranks: Ranks) -> Outcome:
     """Only the first process has anything to learn from."""
     policy, outcome = build_policy(engine, ranks), Outcome()
@@ -266,6 +277,7 @@ def split(loss: Loss, packs: int, engine: Engine, ranks: Ranks) -> Outcome:
 CASES: dict[str, Case] = {
     "supervised": supervised,
     "recomputed": recomputed,
+    "mixture": mixture,
     "supervised by one": supervised_by_one,
     "frozen tower": frozen_tower,
     "reinforced": reinforced,

@@ -26,7 +26,7 @@ from prism_api.errors import DataError
 from prism_api.uris import local_path, scheme
 from prism_trainer.engine.attention import use_packed_attention
 from prism_trainer.engine.sources import TensorSource
-from prism_trainer.model_files import check_model
+from prism_trainer.model_headers import check_model
 from prism_trainer.model_tensors import DENSE, MIXTURE, is_experts, transposed
 from prism_trainer.tensor_files import TensorFiles, write_model
 

@@ -8,21 +8,22 @@ no torch, so that a mistake shows within seconds and before anything is loaded.
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from prism_api.errors import FieldProblem, PrismError, SpecError
+from prism_api.errors import DataError, FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.resources import DataSource
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
 from prism_api.uris import local_path, scheme
-from prism_trainer.attempt import read_config
+from prism_trainer.attempt import read_config as read_stage
 from prism_trainer.data.rows import Need, check_dataset
-from prism_trainer.model_files import check_model
+from prism_trainer.model_headers import check_model, read_config
+from prism_trainer.model_tensors import DENSE
 
 _UPDATES = ("auto", "reload")
 """How this trainer brings weights to rollout servers."""
@@ -55,10 +56,12 @@ def find_errors(paths: Sequence[Path]) -> list[PrismError]:
     models: dict[str, None] = {}
     for path in paths:
         with _noted(errors):
-            config = read_config(path)
+            config = read_stage(path)
             uses |= dict.fromkeys(data_of(config))
             models |= dict.fromkeys(local_models_of(config))
             check_supported(config)
+            with suppress(DataError):  # which is said below
+                check_discriminator(config)
     for uri in models:
         with _noted(errors):
             check_model(local_path(uri))
@@ -103,6 +106,18 @@ def local_models_of(config: StageConfig) -> Iterator[str]:
     if isinstance(config.stage, AlignStage) and config.stage.discriminator.model is not None:
         uris.append(config.stage.discriminator.model.uri)
     return (uri for uri in uris if scheme(uri) == "file")
+
+
+def check_discriminator(config: StageConfig) -> None:
+    """Raise SpecError if the model to be upcycled is on this machine and has experts already."""
+    stage = config.stage
+    if not isinstance(stage, AlignStage) or stage.objective != "adversarial":
+        return
+    uri = (stage.discriminator.model or config.model).uri
+    if scheme(uri) == "file" and read_config(local_path(uri))["model_type"] != DENSE:
+        problem = f"{uri} is a mixture of experts, and a discriminator is made of a dense model"
+        remedy = "give a dense Qwen3-VL"
+        raise SpecError([FieldProblem("stages.align.discriminator.model", problem, remedy)])
 
 
 def check_supported(config: StageConfig) -> None:

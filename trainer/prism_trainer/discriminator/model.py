@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3VLMoeConfig, Qwen3VLMoeModel
 
+from prism_api.errors import FieldProblem, SpecError
 from prism_api.stages import Discriminator
 from prism_trainer.discriminator.routing import Router, RoutingContext
 from prism_trainer.engine.attention import use_packed_attention
 from prism_trainer.engine.head import Float32Linear
+from prism_trainer.model_tensors import DENSE
 from prism_trainer.seeds import torch_generator
 
 
@@ -28,8 +30,13 @@ def upcycle(dense: PreTrainedModel, settings: Discriminator, seed: int) -> Discr
     `create_vl_moe.py`).
 
     Everything but experts, routers and head keeps its name, shape and value; a tensor that finds no
-    place is a programming error, never a silent random start.
+    place is a programming error, never a silent random start. Raises SpecError for a model that has
+    experts already.
     """
+    if dense.config.model_type != DENSE:
+        problem = "a mixture of experts cannot be upcycled"
+        remedy = "give a dense Qwen3-VL"
+        raise SpecError([FieldProblem("stages.align.discriminator.model", problem, remedy)])
     model = discriminator_like(dense.config, settings)
     # One tensor at a time: host memory never holds the experts twice.
     waiting = model.tower.state_dict()
