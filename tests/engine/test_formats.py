@@ -18,7 +18,6 @@ from model_builders import (
     build_policy,
     gradients_of,
     model_inputs,
-    packed,
     reference_logprobs,
     relative_difference,
 )
