@@ -1,13 +1,16 @@
 """What distinguishes the RLVR algorithms: one row of published settings each.
 
-Source: the reference code's launch scripts (arXiv 2604.28123); GSPO: arXiv 2507.18071; DAPO:
-arXiv 2503.14476.
+Sources: the reference code's launch scripts for GRPO, DAPO (arXiv 2503.14476) and GSPO
+(2507.18071); Dr.GRPO: 2503.20783; CISPO: 2506.13585, equations 4 and 5, which bounds the ratio from
+above only and does not say by how much: the bound 5 is that of 2510.13786, which adopted it.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prism_api.stages import Algorithm, Overlong, RlvrStage
+from prism_api.reinforcement import Algorithm, Overlong, RolloutCorrection
+from prism_api.resources import Rollout
+from prism_api.stages import AlignStage, RlvrStage
 
 
 @dataclass(frozen=True)
@@ -16,19 +19,26 @@ class PolicyObjective:
 
     ratio: Literal["token", "sequence"]
     """Importance ratio of each token, or the geometric mean over the response (GSPO)."""
-    average: Literal["token", "sequence"]
-    """`token`: over all tokens of the batch; `sequence`: over responses of their token means."""
+    average: Literal["token", "sequence", "length_limit"]
+    """`token`: over all tokens of the batch; `sequence`: over responses of their token means;
+    `length_limit`: over responses of their token sums, divided by maxResponseTokens (Dr.GRPO)."""
     clip_low: float
     clip_high: float
     dual_clip: float = 0.0
     """With a negative advantage the loss is at most this many times -advantage; 0: no such
     limit."""
+    surrogate: Literal["ppo", "cispo"] = "ppo"
+    """`ppo`: the worse of ratio and clipped ratio, times the advantage: no gradient beyond the
+    clip; `cispo`: the clipped ratio is a constant weight of the log-probability: every token has a
+    gradient."""
 
 
 @dataclass(frozen=True)
 class AlgorithmRow(PolicyObjective):
-    """An objective, and the other fields' defaults where a user left them out."""
+    """An objective, its advantages, and the other fields' defaults where a user left them out."""
 
+    advantage: Literal["z_score", "centred"] = "z_score"
+    """Rewards within their group: minus the mean, and divided by the standard deviation or not."""
     dynamic_sampling: bool = False
     overlong: Overlong | None = None
     weight_decay: float = 0.01
@@ -62,6 +72,8 @@ ALGORITHM_ROWS: dict[Algorithm, AlgorithmRow] = {
         warmup_ratio=0.05,
         max_tokens_per_pack=20480,
     ),
+    "dr-grpo": AlgorithmRow("token", "length_limit", 0.2, 0.2, advantage="centred"),
+    "cispo": AlgorithmRow("token", "token", 1.0, 4.0, surrogate="cispo"),
 }
 
 _FIELDS = (
@@ -91,6 +103,17 @@ def resolve_rlvr(stage: RlvrStage) -> RlvrStage:
         size = 3 * stage.batch_size
         resolved = resolved.model_copy(update={"generation_batch_size": size})
     return resolved
+
+
+def resolve_correction(
+    stage: AlignStage | RlvrStage, rollout: Rollout | None
+) -> AlignStage | RlvrStage:
+    """Correct what servers sample, where the user left it open; null turns the correction off."""
+    if "rollout_correction" in stage.model_fields_set:
+        return stage
+    on_servers = rollout is not None and rollout.backend == "vllm"
+    chosen = RolloutCorrection() if on_servers else None
+    return stage.model_copy(update={"rollout_correction": chosen})
 
 
 def _is_absent(stage: RlvrStage, name: str) -> bool:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from prism_api.base import Contract, CrossFieldError
 from prism_api.optimization import Optimization
+from prism_api.reinforcement import Algorithm, KlEstimator, Overlong, RolloutCorrection
 from prism_api.resources import (
     DataSource,
     Fraction,
@@ -122,11 +123,18 @@ class Sampling(Stage):
     temperature: Temperature = 1.0
     """Sampling temperature."""
     kl_coef: NonNegative = 0.0
-    """Weight of the k3 estimate of KL(policy, stage's initial policy); published: off."""
+    """Weight of the estimated KL(policy, stage's initial policy); published: off. With 0 the
+    initial policy is not even loaded."""
+    kl_estimator: KlEstimator = "k3"
+    """Of the log-ratio d = log policy - log initial: `k1` d, whose gradient is zero in expectation,
+    `k2` d^2 / 2, whose gradient is that of the divergence, `k3` e^-d + d - 1, never negative."""
     entropy_coef: NonNegative = 0.0
     """Weight of the entropy bonus; published: off."""
     rollout: Rollout | None = None
     """Instead of spec.rollout."""
+    rollout_correction: RolloutCorrection | None = None
+    """Importance weights of sampled tokens; null: none. Absent: as its defaults say for `vllm`,
+    none for `inprocess`, whose log-probabilities are the trainer's."""
 
 
 class Warmup(Optimization):
@@ -245,18 +253,6 @@ class AlignStage(Sampling):
         return self
 
 
-class Overlong(Contract):
-    """DAPO's soft punishment of responses near the length limit."""
-
-    buffer_tokens: Positive = 4096
-    """Width of the zone before maxResponseTokens in which the penalty grows."""
-    penalty_factor: NonNegative = 1.0
-    """Penalty at maxResponseTokens."""
-
-
-Algorithm = Literal["grpo", "dapo", "gspo"]
-
-
 class RlvrStage(Sampling):
     """Reinforcement learning with verifiable rewards (paper, stage 3)."""
 
@@ -271,7 +267,7 @@ class RlvrStage(Sampling):
     max_response_tokens: Positive = 8192
     """Sampling stops here."""
     max_tokens_per_pack: Positive = 20480
-    """Tokens of one packed forward. GRPO and DAPO 10240, GSPO 20480."""
+    """Tokens of one packed forward. GSPO 20480, the others 10240."""
     checkpoint_every_steps: Positive = 120
     """Steps between checkpoints."""
     accuracy_weight: NonNegative = 0.8
@@ -281,13 +277,15 @@ class RlvrStage(Sampling):
     mini_batches: Positive = 1
     """Optimizer steps per batch of rollouts; with 1 (published) every ratio is 1 and no clip acts,
     but on what dynamic sampling has left over from the step before."""
-    clip_low: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Ratios below 1 - clipLow are clipped. GRPO 0.2, DAPO 0.2, GSPO 3e-4."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Ratios below 1 - clipLow are clipped; 1: none is. GRPO, DAPO and Dr.GRPO 0.2, GSPO 3e-4,
+    CISPO 1."""
     clip_high: Annotated[float, Field(gt=0)] | None = None
-    """Ratios above 1 + clipHigh are clipped. GRPO 0.2, DAPO 0.28, GSPO 4e-4."""
+    """Ratios above 1 + clipHigh are clipped. GRPO and Dr.GRPO 0.2, DAPO 0.28, GSPO 4e-4, CISPO
+    4."""
     dual_clip: NonNegative | None = None
     """A token's loss is at most this many times its negative advantage; 0 turns it off. GRPO 3,
-    DAPO 10, GSPO 0."""
+    DAPO 10, the others 0."""
     dynamic_sampling: bool | None = None
     """Whether groups whose answers are all right or all wrong are replaced by further ones; what
     is left over, up to one batch, is trained in the next step. DAPO: true."""
@@ -307,6 +305,10 @@ class RlvrStage(Sampling):
                 "miniBatches",
                 f"{self.mini_batches} does not divide batchSize {self.batch_size}",
                 "give a divisor of batchSize",
+            )
+        if self.algorithm == "cispo" and self.dual_clip:
+            raise CrossFieldError(
+                "dualClip", "has no meaning for cispo, which clips weights, not losses", "remove it"
             )
         if self.generation_batch_size is not None and not self.samples_dynamically:
             raise CrossFieldError(

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import example, given
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 import prism_api
 from prism_api.base import Contract, parse, parse_json
 from prism_api.errors import SpecError
+from prism_api.reinforcement import Algorithm
 from prism_api.run import PrismRun, Spec
 from prism_operator.documents import read_run
 from prism_operator.local.folder import run_yaml
@@ -85,7 +87,8 @@ changes = st.fixed_dictionaries(
         "spec.stages.align.captionWeight": weights,
         "spec.stages.align.discriminator.routing": st.sampled_from(["learned", "segment"]),
         "spec.stages.align.discriminator.warmup.steps": st.none() | st.integers(0, 10**6),
-        "spec.stages.rlvr.algorithm": st.sampled_from(["grpo", "dapo", "gspo"]),
+        "spec.stages.rlvr.algorithm": st.sampled_from(get_args(Algorithm)),
+        "spec.stages.rlvr.rolloutCorrection": st.none() | st.just({"mode": "mask"}),
         "spec.stages.rlvr.clipLow": st.none() | st.floats(1e-9, 0.999),
         "spec.stages.rlvr.overlong": st.none() | st.just({"bufferTokens": 7}),
     },

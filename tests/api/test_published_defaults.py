@@ -1,13 +1,14 @@
 """The defaults are the published values (arXiv 2604.28123, hyper-parameter tables and launch
 scripts), written here a second time by hand."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from prism_api.algorithms import ALGORITHM_ROWS, resolve_rlvr
-from prism_api.stages import RlvrStage, Stages
-from run_builders import a_prism_run
+from prism_api.reinforcement import Algorithm, RolloutCorrection
+from prism_api.stages import AlignStage, RlvrStage, Stages
+from run_builders import a_plan, a_prism_run
 
 STAGES: Stages = a_prism_run().spec.stages
 
@@ -44,6 +45,7 @@ def value_at(path: str) -> Any:
         ("align.max_response_tokens", 6144),
         ("align.max_tokens_per_pack", 8192),
         ("align.kl_coef", 0.0),
+        ("align.kl_estimator", "k3"),
         ("align.entropy_coef", 0.0),
         ("align.caption_weight", 0.5),
         ("align.reasoning_weight", 0.5),
@@ -84,6 +86,7 @@ def value_at(path: str) -> Any:
         ("rlvr.max_response_tokens", 8192),
         ("rlvr.checkpoint_every_steps", 120),
         ("rlvr.kl_coef", 0.0),
+        ("rlvr.kl_estimator", "k3"),
         ("rlvr.entropy_coef", 0.0),
         ("rlvr.accuracy_weight", 0.8),
         ("rlvr.format_weight", 0.2),
@@ -131,6 +134,30 @@ PUBLISHED_ALGORITHMS: dict[str, dict[str, Any]] = {
         "warmup_ratio": 0.05,
         "max_tokens_per_pack": 20480,
     },
+    "dr-grpo": {
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "dual_clip": 0.0,
+        "dynamic_sampling": False,
+        "generation_batch_size": None,
+        "overlong": None,
+        "weight_decay": 0.01,
+        "warmup_steps": None,
+        "warmup_ratio": None,
+        "max_tokens_per_pack": 10240,
+    },
+    "cispo": {
+        "clip_low": 1.0,
+        "clip_high": 4.0,
+        "dual_clip": 0.0,
+        "dynamic_sampling": False,
+        "generation_batch_size": None,
+        "overlong": None,
+        "weight_decay": 0.01,
+        "warmup_steps": None,
+        "warmup_ratio": None,
+        "max_tokens_per_pack": 10240,
+    },
 }
 
 
@@ -152,13 +179,59 @@ def test_an_algorithm_fills_what_is_left_out_with_its_published_values(algorithm
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "ratio", "average"),
-    [("grpo", "token", "token"), ("dapo", "token", "token"), ("gspo", "sequence", "sequence")],
+    ("algorithm", "parts"),
+    [
+        ("grpo", ("z_score", "token", "ppo", "token")),
+        ("dapo", ("z_score", "token", "ppo", "token")),
+        ("gspo", ("z_score", "sequence", "ppo", "sequence")),
+        ("dr-grpo", ("centred", "token", "ppo", "length_limit")),
+        ("cispo", ("z_score", "token", "cispo", "token")),
+    ],
 )
-def test_the_parts_of_each_loss(algorithm: Any, ratio: str, average: str) -> None:
+def test_the_parts_of_each_loss(algorithm: Any, parts: tuple[str, ...]) -> None:
     row = ALGORITHM_ROWS[algorithm]
 
-    assert (row.ratio, row.average) == (ratio, average)
+    assert (row.advantage, row.ratio, row.surrogate, row.average) == parts
+
+
+def test_every_algorithm_of_the_contract_has_a_row_and_published_values() -> None:
+    assert set(get_args(Algorithm)) == set(ALGORITHM_ROWS) == set(PUBLISHED_ALGORITHMS)
+
+
+STAGE_KINDS = ["align", "rlvr"]
+
+
+def correction_in(kind: str, backend: str, **changes: Any) -> RolloutCorrection | None:
+    fields = {f"spec.stages.{kind}.{name}": value for name, value in changes.items()}
+    steps = a_plan({"spec.rollout.backend": backend, **fields}).train_steps
+    (stage,) = (step.stage for step in steps if step.kind == kind)
+    assert isinstance(stage, AlignStage | RlvrStage)
+    return stage.rollout_correction
+
+
+@pytest.mark.parametrize("kind", STAGE_KINDS)
+def test_what_servers_sample_is_corrected_by_default_and_in_process_nothing(kind: str) -> None:
+    assert correction_in(kind, "vllm") == RolloutCorrection(
+        level="token", mode="clamp", min_weight=0.0, max_weight=2.0
+    )
+    assert correction_in(kind, "inprocess") is None
+
+
+@pytest.mark.parametrize("kind", STAGE_KINDS)
+def test_a_stages_own_rollout_decides_about_its_correction(kind: str) -> None:
+    assert correction_in(kind, "vllm", rollout={"backend": "inprocess"}) is None
+    assert correction_in(kind, "inprocess", rollout={"backend": "vllm"}) is not None
+
+
+@pytest.mark.parametrize("kind", STAGE_KINDS)
+@pytest.mark.parametrize("backend", ["vllm", "inprocess"])
+def test_what_the_user_says_about_the_correction_wins_and_null_turns_it_off(
+    kind: str, backend: str
+) -> None:
+    chosen = {"level": "sequence", "mode": "mask", "maxWeight": 3}
+    correction = correction_in(kind, backend, rolloutCorrection=chosen)
+    assert correction == RolloutCorrection(level="sequence", mode="mask", max_weight=3)
+    assert correction_in(kind, backend, rolloutCorrection=None) is None
 
 
 def test_what_the_user_gives_wins_over_the_algorithm() -> None:

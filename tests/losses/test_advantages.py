@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_trainer.advantages import alignment_advantages, group_normalise
+from prism_trainer.advantages import alignment_advantages, group_centre, group_normalise
 
 Form = Literal["per_component", "mixed"]
 CAPTION, REASONING = [1.0, 2.0, 3.0, 0.0], [0.5, 0.5, 2.5, 0.0]
@@ -122,3 +122,20 @@ def test_normalised_rewards_have_mean_zero_and_deviation_one(rewards: list[float
 def test_equal_rewards_normalise_to_zero_and_a_single_one_stays() -> None:
     assert group_normalise(torch.full((1, 4), 0.2, dtype=torch.float64)).tolist() == [[0.0] * 4]
     assert group_normalise(torch.tensor([[0.7]])).item() == pytest.approx(0.7, rel=1e-5)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=8))
+def test_centred_rewards_are_the_normalised_ones_times_their_deviation(
+    rewards: list[float],
+) -> None:
+    table = torch.tensor([rewards], dtype=torch.float64)
+    centred = group_centre(table)[0].tolist()
+    mean, deviation = statistics.mean(rewards), statistics.stdev(rewards)
+    assert centred == pytest.approx([r - mean for r in rewards], abs=1e-12)
+    scaled = [z * (deviation + 1e-6) for z in group_normalise(table)[0].tolist()]
+    assert scaled == pytest.approx(centred, abs=1e-9)
+
+
+def test_equal_rewards_centre_to_exactly_zero_and_a_single_one_stays() -> None:
+    assert group_centre(torch.full((1, 7), 0.1, dtype=torch.float64)).tolist() == [[0.0] * 7]
+    assert group_centre(torch.tensor([[0.7]], dtype=torch.float64)).item() == 0.7

@@ -1,6 +1,7 @@
 """The clipped surrogates with hand-computed numbers, and the laws that tie them together.
 
-`transcribed_loss` is a second, scalar version straight from prism-method.md 6.2.
+`transcribed_loss` is a second, scalar version straight from prism-method.md 6.2, for Dr.GRPO and
+CISPO from their papers.
 """
 
 import math
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prism_api.algorithms import ALGORITHM_ROWS, PolicyObjective
+from prism_api.reinforcement import KlEstimator
 from prism_api.resources import DataSource
 from prism_api.stages import RlvrStage
 from prism_trainer.losses.policy import (
@@ -28,7 +30,11 @@ from prism_trainer.losses.policy import (
 GRPO = PolicyObjective("token", "token", 0.2, 0.2, 3.0)
 DAPO = PolicyObjective("token", "token", 0.2, 0.28, 10.0)
 GSPO = PolicyObjective("sequence", "sequence", 3e-4, 4e-4, 0.0)
-OBJECTIVES = {"grpo": GRPO, "dapo": DAPO, "gspo": GSPO}
+DR_GRPO = PolicyObjective("token", "length_limit", 0.2, 0.2, 0.0)
+CISPO = PolicyObjective("token", "token", 1.0, 4.0, 0.0, "cispo")
+OBJECTIVES = {"grpo": GRPO, "dapo": DAPO, "gspo": GSPO, "dr-grpo": DR_GRPO, "cispo": CISPO}
+LIMIT = 7
+"""Tokens that a response may have."""
 
 
 def inputs_of(
@@ -36,11 +42,13 @@ def inputs_of(
     advantages: Sequence[float],
     total_tokens: float | None = None,
     total_responses: float | None = None,
+    correction: Sequence[float] | None = None,
 ) -> PolicyLossInputs:
     """Responses with the given log-ratios per token, whose log-probabilities have gradients."""
     lengths = [len(response) for response in log_ratios]
     flat = torch.tensor([x for r in log_ratios for x in r], dtype=torch.float64)
-    old = torch.linspace(-3, -0.5, len(flat), dtype=torch.float64)
+    # Those of a response do not depend on the batch that it is in.
+    old = torch.cat([torch.linspace(-3, -0.5, n, dtype=torch.float64) for n in lengths])
     return PolicyLossInputs(
         logprobs=(old + flat).requires_grad_(),
         old_logprobs=old,
@@ -49,6 +57,8 @@ def inputs_of(
         response_lengths=torch.tensor(lengths),
         total_tokens=total_tokens or float(sum(lengths)),
         total_responses=total_responses or float(len(lengths)),
+        max_response_tokens=LIMIT,
+        correction=None if correction is None else torch.tensor(correction, dtype=torch.float64),
     )
 
 
@@ -64,22 +74,30 @@ def loss_of(inputs: PolicyLossInputs, objective: PolicyObjective) -> float:
 def transcribed_loss(
     log_ratios: Sequence[Sequence[float]], advantages: Sequence[float], algorithm: str
 ) -> float:
-    low, high, c = {"grpo": (0.2, 0.2, 3.0), "dapo": (0.2, 0.28, 10.0), "gspo": (3e-4, 4e-4, 0.0)}[
-        algorithm
-    ]
+    low, high, c = {
+        "grpo": (0.2, 0.2, 3.0),
+        "dapo": (0.2, 0.28, 10.0),
+        "gspo": (3e-4, 4e-4, 0.0),
+        "dr-grpo": (0.2, 0.2, 0.0),
+        "cispo": (math.inf, 4.0, 0.0),
+    }[algorithm]
+    logprobs = iter(inputs_of(log_ratios, advantages).logprobs.tolist())
     rows = []
     for response, a in zip(log_ratios, advantages, strict=True):
         row = []
-        for x in response:
+        for x, log_p in zip(response, logprobs, strict=False):
             if algorithm == "gspo":
                 rho = math.exp(min(sum(response) / len(response), 10.0))
             else:
                 rho = math.exp(max(-20.0, min(20.0, x)))
-            value = max(-a * rho, -a * max(1 - low, min(1 + high, rho)))
+            clipped = max(1 - low, min(1 + high, rho))
+            value = -a * clipped * log_p if algorithm == "cispo" else max(-a * rho, -a * clipped)
             row.append(min(value, -a * c) if c and a < 0 else value)
         rows.append(row)
     if algorithm == "gspo":
         return sum(sum(row) / len(row) for row in rows) / len(rows)
+    if algorithm == "dr-grpo":
+        return sum(map(sum, rows)) / (LIMIT * len(rows))
     return sum(map(sum, rows)) / sum(map(len, rows))
 
 
@@ -200,10 +218,10 @@ def test_on_policy_gradients_are_those_of_reinforce(objective: PolicyObjective) 
     lengths, advantages = [2, 5, 1], [1.5, -0.7, 0.2]
     inputs = inputs_of([[0.0] * n for n in lengths], advantages)
     pieces = [
-        a * p.mean() * (n if objective.average == "token" else 1)
-        for p, a, n in zip(inputs.logprobs.split(lengths), advantages, lengths, strict=True)
+        a * (p.mean() if objective.average == "sequence" else p.sum())
+        for p, a in zip(inputs.logprobs.split(lengths), advantages, strict=True)
     ]
-    count = sum(lengths) if objective.average == "token" else len(lengths)
+    count = {"token": sum(lengths), "sequence": 3, "length_limit": 3 * LIMIT}[objective.average]
     reinforce = -torch.stack(pieces).sum() / count
     (expected,) = torch.autograd.grad(reinforce, inputs.logprobs)
     torch.testing.assert_close(gradient_of(inputs, objective), expected, rtol=1e-12, atol=0)
@@ -219,6 +237,86 @@ def test_zero_advantages_give_no_loss_and_no_gradient(
     inputs = inputs_of([r for r, _ in batch], [0.0] * len(batch))
     assert loss_of(inputs, objective) == 0
     assert not gradient_of(inputs, objective).any()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "weight"),
+    [(1.5, 2.0, 1.5), (7.0, 2.0, 5.0), (7.0, -2.0, 5.0), (0.01, 2.0, 0.01), (1e-8, -2.0, 1e-8)],
+    ids=["as it is", "good: capped", "bad: capped", "good: no lower bound", "bad: no lower bound"],
+)
+def test_cispo_weighs_every_tokens_gradient_by_its_capped_ratio(
+    ratio: float, advantage: float, weight: float
+) -> None:
+    inputs = inputs_of([[math.log(ratio)]], [advantage])
+    assert gradient_of(inputs, CISPO).item() == pytest.approx(-advantage * weight)
+    log_p = inputs.logprobs.item()
+    assert loss_of(inputs, CISPO) == pytest.approx(-advantage * weight * log_p)
+
+
+def test_cispo_with_a_lower_bound_lifts_small_weights_to_it() -> None:
+    """verl's two-sided form, as `clipLow: 0.2` gives it."""
+    inputs = inputs_of([[math.log(0.01)]], [2.0])
+    assert gradient_of(inputs, replace(CISPO, clip_low=0.2)).item() == pytest.approx(-2 * 0.8)
+
+
+def test_dr_grpo_divides_by_responses_and_the_length_limit_whatever_the_lengths() -> None:
+    """So that every token counts alike in every batch: here one of 1 and one of 6 tokens."""
+    inputs = inputs_of([[0.0], [0.0] * 6], [1.0, 1.0])
+    assert loss_of(inputs, DR_GRPO) == pytest.approx(-7 / (2 * LIMIT))
+    assert gradient_of(inputs, DR_GRPO).tolist() == pytest.approx([-1 / (2 * LIMIT)] * 7)
+
+
+@given(batch=BATCH)
+def test_dr_grpo_is_the_token_mean_times_the_mean_length_over_the_limit(
+    batch: list[tuple[list[float], float]],
+) -> None:
+    inputs = inputs_of([r for r, _ in batch], [a for _, a in batch])
+    token_mean = loss_of(inputs, replace(DR_GRPO, average="token"))
+    mean_length = sum(len(r) for r, _ in batch) / len(batch)
+    assert loss_of(inputs, DR_GRPO) == pytest.approx(token_mean * mean_length / LIMIT, rel=1e-9)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES.values()), ids=list(OBJECTIVES))
+def test_an_empty_response_counts_in_means_over_responses_only(objective: PolicyObjective) -> None:
+    """Nothing of it is trained, as in TRL and verl with the batch's own count."""
+    with_empty = inputs_of([[0.1, -0.4], [], [0.3]], [1.0, 5.0, -0.5])
+    without = inputs_of([[0.1, -0.4], [0.3]], [1.0, -0.5])
+    share = 1.0 if objective.average == "token" else 2 / 3
+    assert loss_of(with_empty, objective) == pytest.approx(share * loss_of(without, objective))
+    ours, theirs = gradient_of(with_empty, objective), gradient_of(without, objective)
+    torch.testing.assert_close(ours, share * theirs, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES.values()), ids=list(OBJECTIVES))
+def test_a_batch_of_empty_responses_has_no_loss(objective: PolicyObjective) -> None:
+    inputs = inputs_of([[], []], [1.0, -1.0], total_tokens=0.0)
+    assert loss_of(inputs, objective) == 0.0
+    assert gradient_of(inputs, objective).shape == (0,)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES.values()), ids=list(OBJECTIVES))
+@given(batch=BATCH, weights=st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=20, max_size=20))
+def test_a_correction_weighs_each_tokens_loss_and_no_count(
+    objective: PolicyObjective, batch: list[tuple[list[float], float]], weights: list[float]
+) -> None:
+    log_ratios, advantages = [r for r, _ in batch], [a for _, a in batch]
+    plain = inputs_of(log_ratios, advantages)
+    chosen = torch.tensor(weights[: len(plain.logprobs)], dtype=torch.float64)
+    corrected = replace(plain, correction=chosen)
+    expected = chosen * gradient_of(plain, objective)
+    torch.testing.assert_close(gradient_of(corrected, objective), expected, rtol=1e-12, atol=0)
+    ones = replace(plain, correction=torch.ones_like(chosen))
+    assert loss_of(ones, objective) == loss_of(plain, objective)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES.values()), ids=list(OBJECTIVES))
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_log_ratios_of_hundreds_leave_loss_and_gradient_finite(
+    objective: PolicyObjective, sign: float
+) -> None:
+    inputs = inputs_of([[500.0, -500.0], [-800.0], [800.0]], [sign, -sign, sign])
+    assert math.isfinite(loss_of(inputs, objective))
+    assert gradient_of(inputs, objective).isfinite().all()
 
 
 def test_log_ratios_beyond_twenty_are_cut_and_carry_no_gradient() -> None:
@@ -263,6 +361,11 @@ def test_clipped_tokens_are_counted() -> None:
     assert outputs.clipped_tokens.item() == 2
 
 
+def test_capped_weights_of_cispo_are_counted_where_there_is_an_advantage() -> None:
+    inputs = inputs_of([[0.0, 2.0, -5.0], [2.0], [2.0]], [1.0, -1.0, 0.0])
+    assert policy_loss(inputs, CISPO).clipped_tokens.item() == 2
+
+
 @pytest.mark.parametrize(("algorithm", "expected"), list(OBJECTIVES.items()))
 def test_the_published_rows_are_used(algorithm: str, expected: PolicyObjective) -> None:
     row = ALGORITHM_ROWS[algorithm]  # type: ignore[index]
@@ -281,9 +384,28 @@ def test_the_kl_penalty_is_k3_and_never_negative(pairs: list[tuple[float, float]
     ours, reference = torch.tensor(pairs, dtype=torch.float64).T
     penalty = kl_penalty(ours, reference)
     log_ratios = [max(-20.0, min(20.0, r - p)) for p, r in pairs]
-    expected = [math.expm1(x) - x for x in log_ratios]
+    expected = [min(10.0, math.expm1(x) - x) for x in log_ratios]
     assert penalty.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
     assert (penalty > -1e-12).all()
+
+
+@given(st.lists(st.tuples(st.floats(-30, 0), st.floats(-30, 0)), min_size=1, max_size=6))
+def test_k1_and_k2_are_the_log_ratio_and_half_its_square(pairs: list[tuple[float, float]]) -> None:
+    ours, reference = torch.tensor(pairs, dtype=torch.float64).T
+    k1, k2 = kl_penalty(ours, reference, "k1"), kl_penalty(ours, reference, "k2")
+    assert k1.tolist() == pytest.approx([p - r for p, r in pairs], abs=1e-12)
+    assert k2.tolist() == pytest.approx([(p - r) ** 2 / 2 for p, r in pairs], abs=1e-12)
+
+
+def test_a_k3_beyond_ten_is_ten_and_has_no_gradient() -> None:
+    """As in verl; TRL's has no limit."""
+    logprobs = torch.tensor([-30.0, -2.0, -0.1], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([-1.0, -1.0, -30.0], dtype=torch.float64)
+    penalty = kl_penalty(logprobs, reference)
+    penalty.sum().backward()
+    assert penalty.tolist() == pytest.approx([10.0, math.e - 2, 10.0])
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([0.0, 1 - math.e, 0.0])
 
 
 def test_the_kl_penalty_and_its_gradient_are_zero_at_equality() -> None:
@@ -295,9 +417,32 @@ def test_the_kl_penalty_and_its_gradient_are_zero_at_equality() -> None:
     assert logprobs.grad.tolist() == [0.0, 0.0]
 
 
-def test_the_kl_penalty_averages_to_the_divergence() -> None:
-    """k3 is unbiased under the policy: its mean over the policy's distribution is the KL itself."""
-    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    q = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
-    mean = (p * kl_penalty(p.log(), q.log())).sum()
-    assert mean.item() == pytest.approx(float((p * (p / q).log()).sum()))
+P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+Q = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_k1_and_k3_average_to_the_divergence(estimator: KlEstimator) -> None:
+    """Unbiased under the policy: the mean over its distribution is the KL itself."""
+    mean = (P * kl_penalty(P.log(), Q.log(), estimator)).sum()
+    assert mean.item() == pytest.approx(float((P * (P / Q).log()).sum()))
+
+
+def mean_gradient(estimator: KlEstimator) -> Tensor:
+    """Of the estimate, over samples of a policy with these logits."""
+    logits = P.log().requires_grad_()
+    logprobs = logits.log_softmax(0)
+    (P * kl_penalty(logprobs, Q.log(), estimator)).sum().backward()
+    assert logits.grad is not None
+    return logits.grad
+
+
+def test_the_gradient_of_k2_is_that_of_the_divergence_and_k1_has_none() -> None:
+    logits = P.log().requires_grad_()
+    logprobs = logits.log_softmax(0)
+    (logprobs.exp() * (logprobs - Q.log())).sum().backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(mean_gradient("k2"), logits.grad, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mean_gradient("k1"), torch.zeros_like(P), rtol=0, atol=1e-12)
+    # k3 pulls back too, by the gradient of KL(initial, policy).
+    torch.testing.assert_close(mean_gradient("k3"), P - Q, rtol=0, atol=1e-12)

@@ -139,6 +139,8 @@ def test_servers_are_counted() -> None:
         ("grpo", (0.2, 0.2, 3.0), False, None),
         ("dapo", (0.2, 0.28, 10.0), True, 4096),
         ("gspo", (3e-4, 4e-4, 0.0), False, None),
+        ("dr-grpo", (0.2, 0.2, 0.0), False, None),
+        ("cispo", (1.0, 4.0, 0.0), False, None),
     ],
 )
 def test_the_plan_shows_the_algorithm_resolved(

@@ -16,6 +16,7 @@ from typing import Literal
 import pytest
 
 import stages_under_torchrun
+from prism_api.reinforcement import RolloutCorrection
 from prism_api.resources import DataSource, Engine, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
@@ -45,6 +46,8 @@ RUNS: list[tuple[Engine, str]] = [
     ("replicated", "align-segment"),
     ("replicated", "grpo"),
     ("replicated", "gspo"),
+    ("replicated", "dr-grpo"),
+    ("replicated", "cispo-corrected"),
     ("fsdp2", "align-segment"),
     ("fsdp2", "grpo"),
     ("fsdp2", "grpo-lora"),
@@ -82,6 +85,14 @@ def stages(
         ),
         "grpo-lora": rlvr_stage(prompts, learning_rate=1e-3, kl_coef=0.01, lora=lora),
         "gspo": rlvr_stage(prompts, algorithm="gspo", steps=3, learning_rate=1e-4),
+        "dr-grpo": rlvr_stage(prompts, algorithm="dr-grpo", steps=3, learning_rate=1e-4),
+        "cispo-corrected": rlvr_stage(
+            prompts,
+            algorithm="cispo",
+            steps=3,
+            learning_rate=1e-4,
+            rollout_correction=RolloutCorrection(level="sequence"),
+        ),
         "dapo": dapo_stage(prompts),
         "align-uneven": align_stage(uneven, batch_size=2),
         "align-supervised": align_stage(uneven, batch_size=2, objective="supervised"),

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from prism_api.reinforcement import Overlong
 from prism_api.resources import DataSource
-from prism_api.stages import Overlong
 from prism_trainer.distributed import Ranks
+from prism_trainer.engine.policy import Policy
+from prism_trainer.stages import policy_update
 from prism_trainer.stages.rlvr import mini_batches
 from ranks_in_threads import on_every_rank
 from rlvr_builders import run, watch_updates
@@ -165,6 +167,41 @@ def test_the_kl_penalty_holds_the_policy_near_its_start(
     assert free.column("kl")[0] == held.column("kl")[0] == pytest.approx(0.0, abs=1e-9)
     assert max(free.column("kl")) > 0.01
     assert sum(held.column("kl")) < 0.5 * sum(free.column("kl"))
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.1])
+def test_without_a_coefficient_the_initial_policy_is_neither_loaded_nor_asked(
+    talker: Path,
+    prompts: DataSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    coefficient: float,
+) -> None:
+    passes: list[Any] = []
+    inner_load, inner_pass = policy_update.load_policy, Policy.initial_logprobs
+
+    def load(*arguments: Any) -> Any:
+        passes.append("loaded")
+        return inner_load(*arguments)
+
+    def ask(*arguments: Any) -> Any:
+        passes.append("asked")
+        return inner_pass(*arguments)
+
+    monkeypatch.setattr(policy_update, "load_policy", load)
+    monkeypatch.setattr(Policy, "initial_logprobs", ask)
+    run(rlvr_stage(prompts, steps=1, kl_coef=coefficient), talker, tmp_path)
+    assert set(passes) == ({"loaded", "asked"} if coefficient else set())
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_each_estimator_penalises_the_distance_from_the_initial_policy(
+    talker: Path, prompts: DataSource, tmp_path: Path, estimator: Any
+) -> None:
+    stage = rlvr_stage(prompts, steps=3, kl_coef=1e-9, kl_estimator=estimator)
+    kl = run(stage, talker, tmp_path).column("kl")
+    assert kl[0] == pytest.approx(0.0, abs=1e-9)
+    assert max(kl[1:]) > 0.001
 
 
 def test_the_entropy_bonus_alone_raises_entropy(

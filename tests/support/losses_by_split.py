@@ -3,10 +3,11 @@
 Each loss runs through the code that the stages use.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from model_builders import build_groups, build_model, packed
 from prism_api import stages
 from prism_api.algorithms import ALGORITHM_ROWS, resolve_rlvr
 from prism_api.optimization import Optimization
+from prism_api.reinforcement import RolloutCorrection
 from prism_api.resources import DataSource, Engine
 from prism_trainer.data.rows import Row
 from prism_trainer.discriminator.discriminator import Discriminator
@@ -91,10 +93,37 @@ def supervised(engine: Engine, ranks: Ranks, packs: int) -> Gradients:
     return gradients_of_step(policy)
 
 
-def reinforced(algorithm: stages.Algorithm, engine: Engine, ranks: Ranks, packs: int) -> Gradients:
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    **{algorithm: {"algorithm": algorithm} for algorithm in ALGORITHM_ROWS},
+    "cispo": {"algorithm": "cispo", "clip_high": 0.1},
+}
+"""Every row of the table of algorithms, with bounds that act."""
+CORRECTIONS: dict[str, dict[str, Any]] = {
+    f"grpo, {level} weights, {mode}": {
+        "algorithm": "grpo",
+        "rollout_correction": RolloutCorrection(
+            level=level, mode=mode, min_weight=0.5, max_weight=1.5
+        ),
+    }
+    for level in get_args(RolloutCorrection.model_fields["level"].annotation)
+    for mode in get_args(RolloutCorrection.model_fields["mode"].annotation)
+}
+
+
+def _as_served(group: SampledGroup, logprobs: Sequence[Tensor]) -> SampledGroup:
+    """The group with log-probabilities near these, as a server has them."""
+    rng = np.random.default_rng(3)
+    completions = tuple(
+        replace(c, logprobs=own.numpy() + rng.normal(0, 0.2, len(own)).astype(np.float32))
+        for c, own in zip(group.completions, logprobs, strict=True)
+    )
+    return replace(group, completions=completions)
+
+
+def reinforced(changes: Mapping[str, Any], engine: Engine, ranks: Ranks, packs: int) -> Gradients:
     """Off-policy by a shift of the old log-probabilities, so that ratios and clips are live."""
     source = DataSource(uri="file:///none.parquet")
-    settings = resolve_rlvr(stages.RlvrStage(algorithm=algorithm, data=source, entropy_coef=0.01))
+    settings = resolve_rlvr(stages.RlvrStage(**changes, data=source, entropy_coef=0.01))
     rng = np.random.default_rng(2)
     everyone = [(g, _normal(rng, len(g.continuations)), _shifts(rng, g)) for g in build_groups()]
     mine = _share(everyone, ranks)
@@ -106,7 +135,11 @@ def reinforced(algorithm: stages.Algorithm, engine: Engine, ranks: Ranks, packs:
         [now + shift for now, shift in zip(responses, shifts, strict=True)]
         for responses, (_, _, shifts) in zip(current, mine, strict=True)
     ]
-    update.run(groups, [advantages for _, advantages, _ in mine], 0, old)
+    groups = [_as_served(group, logprobs) for group, logprobs in zip(groups, old, strict=True)]
+    report = update.run(groups, [advantages for _, advantages, _ in mine], 0, old)
+    assert report is not None
+    assert report.clipped_tokens > 0
+    assert (0 < report.gap.cut_tokens < report.tokens) == ("rollout_correction" in changes)
     return gradients_of_step(policy)
 
 
@@ -135,12 +168,12 @@ def adversarial(routing: Any, engine: Engine, ranks: Ranks, packs: int) -> Gradi
     return gradients_of_step(network)
 
 
-def _rows() -> Iterable[tuple[str, Loss]]:
-    for algorithm in ALGORITHM_ROWS:
-        yield algorithm, partial(reinforced, algorithm)
-    for routing in ("learned", "segment"):
-        yield f"discriminator {routing}", partial(adversarial, routing)
-
-
-LOSSES: dict[str, Loss] = {"sft": supervised, **dict(_rows())}
-"""Every row of the table of algorithms among them."""
+LOSSES: dict[str, Loss] = {
+    "sft": supervised,
+    **{name: partial(reinforced, changes) for name, changes in OBJECTIVES.items()},
+    **{f"discriminator {r}": partial(adversarial, r) for r in ("learned", "segment")},
+}
+CORRECTED: dict[str, Loss] = {
+    name: partial(reinforced, changes) for name, changes in CORRECTIONS.items()
+}
+"""GRPO with log-probabilities of a server, by all corrections."""

@@ -14,11 +14,26 @@ def group_normalise(rewards: Tensor) -> Tensor:
 
     rewards [groups, responses]. Equal rewards give exactly 0.
     """
+    centred = group_centre(rewards)
     if rewards.shape[1] == 1:
-        return rewards / (1 + _EPSILON)
-    offsets = rewards - rewards[:, :1]  # 0 where equal, which the mean of equal numbers is not
-    mean = offsets.mean(dim=1, keepdim=True)
-    return (offsets - mean) / (offsets.std(dim=1, keepdim=True) + _EPSILON)
+        return centred / (1 + _EPSILON)
+    return centred / (_offsets(rewards).std(dim=1, keepdim=True) + _EPSILON)
+
+
+def group_centre(rewards: Tensor) -> Tensor:
+    """r - mean within each group (Dr.GRPO, arXiv 2503.20783); a group of one keeps its reward.
+
+    rewards [groups, responses]. Equal rewards give exactly 0.
+    """
+    if rewards.shape[1] == 1:
+        return rewards
+    offsets = _offsets(rewards)
+    return offsets - offsets.mean(dim=1, keepdim=True)
+
+
+def _offsets(rewards: Tensor) -> Tensor:
+    """From each group's first: 0 where equal, which the mean of equal numbers is not."""
+    return rewards - rewards[:, :1]
 
 
 def alignment_advantages(

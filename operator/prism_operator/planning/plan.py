@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prism_api.algorithms import resolve_rlvr
+from prism_api.algorithms import resolve_correction, resolve_rlvr
 from prism_api.checkpoint import CheckpointRef
 from prism_api.names import StageKind
 from prism_api.resources import Evaluation, ModelSource, ResolvedWorkers, Retention, Rollout
@@ -114,8 +114,10 @@ def _train_step(
     after: StageKind | None,
     store_uri: str,
 ) -> TrainStep:
-    spec = run.spec
-    samples = not isinstance(stage, SftStage)
+    spec, rollout = run.spec, None
+    if not isinstance(stage, SftStage):
+        rollout = stage.rollout or spec.rollout
+        stage = resolve_correction(stage, rollout)
     return TrainStep(
         kind=kind,
         after=after,
@@ -125,7 +127,7 @@ def _train_step(
         stage=resolve_rlvr(stage) if isinstance(stage, RlvrStage) else stage,
         stage_uri=stage_uri(store_uri, ref, kind),
         workers=(stage.workers or spec.workers).resolved(),
-        rollout=(stage.rollout or spec.rollout) if samples else None,  # type: ignore[union-attr]
+        rollout=rollout,
         evaluation=spec.evaluation,
         retention=spec.storage.retention if spec.storage else Retention(),
     )

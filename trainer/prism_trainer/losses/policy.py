@@ -1,4 +1,4 @@
-"""Policy-gradient losses: GRPO, DAPO and GSPO as rows of `prism_api.algorithms`.
+"""Policy-gradient losses: the algorithms are rows of `prism_api.algorithms`.
 
 Shapes: T targets (tokens of all responses of a pack, one after the other), R responses.
 """
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from prism_api.algorithms import ALGORITHM_ROWS, PolicyObjective
+from prism_api.reinforcement import KlEstimator
 from prism_api.stages import RlvrStage
 
 _MAX_LOG_RATIO = 20.0
 _MAX_SEQUENCE_LOG_RATIO = 10.0
+_MAX_KL = 10.0
 
 
 def objective_of(stage: RlvrStage) -> PolicyObjective:
@@ -20,9 +22,8 @@ def objective_of(stage: RlvrStage) -> PolicyObjective:
     row = ALGORITHM_ROWS[stage.algorithm]
     assert stage.clip_low is not None, "resolved by the planner"
     assert stage.clip_high is not None, "resolved by the planner"
-    return PolicyObjective(
-        row.ratio, row.average, stage.clip_low, stage.clip_high, stage.dual_clip or 0.0
-    )
+    clips = (stage.clip_low, stage.clip_high, stage.dual_clip or 0.0)
+    return PolicyObjective(row.ratio, row.average, *clips, row.surrogate)
 
 
 ON_POLICY = PolicyObjective("token", "token", 0.2, 0.2)
@@ -48,6 +49,10 @@ class PolicyLossInputs:
     """Tokens of the batch, over all processes and packs."""
     total_responses: float
     """Responses of the batch, over all processes and packs."""
+    max_response_tokens: int
+    """The length limit, by which `average: length_limit` divides."""
+    correction: Tensor | None = None
+    """[T] factors of the token losses for what rollout servers sampled; detached. None: all 1."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +64,19 @@ class PolicyLossOutputs:
 
 
 def policy_loss(inputs: PolicyLossInputs, objective: PolicyObjective) -> PolicyLossOutputs:
-    """Clipped surrogate, summed over tokens with weights that add up to one over the batch.
+    """Clipped surrogate, summed over tokens with weights that add up to one over the batch (to the
+    mean length over the limit with `length_limit`).
 
-    max(-A r, -A clip(r, 1 - low, 1 + high)), for A < 0 at most -A c (dual clip). The log-ratio is
-    clamped to +-20 (sequence ratio: at most 10), as in the reference code.
+    The log-ratio is clamped to +-20 (sequence ratio: at most 10), as in the reference code.
     """
     advantages = inputs.advantages.index_select(0, inputs.response_index)
     ratio = _ratio(inputs, objective)
-    clipped_ratio = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high)
-    plain, clipped = -advantages * ratio, -advantages * clipped_ratio
-    losses = torch.maximum(plain, clipped)
-    if objective.dual_clip:
-        ceiling = -advantages * objective.dual_clip
-        losses = torch.where(advantages < 0, torch.minimum(losses, ceiling), losses)
-    loss = (losses * _token_weights(inputs, objective)).sum()
-    return PolicyLossOutputs(loss, (clipped > plain).sum())
+    surrogate = _ppo if objective.surrogate == "ppo" else _cispo
+    losses, is_clipped = surrogate(inputs.logprobs, advantages, ratio, objective)
+    if inputs.correction is not None:
+        losses = losses * inputs.correction
+    loss = (losses * token_weights(inputs, objective)).sum()
+    return PolicyLossOutputs(loss, is_clipped.sum())
 
 
 def _ratio(inputs: PolicyLossInputs, objective: PolicyObjective) -> Tensor:
@@ -88,14 +91,50 @@ def _ratio(inputs: PolicyLossInputs, objective: PolicyObjective) -> Tensor:
     return per_token.clamp(max=_MAX_SEQUENCE_LOG_RATIO).exp()
 
 
-def _token_weights(inputs: PolicyLossInputs, objective: PolicyObjective) -> Tensor | float:
+def _clip(ratio: Tensor, objective: PolicyObjective) -> Tensor:
+    return ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high)
+
+
+def _ppo(
+    _: Tensor, advantages: Tensor, ratio: Tensor, objective: PolicyObjective
+) -> tuple[Tensor, Tensor]:
+    """max(-A r, -A clip(r, 1 - low, 1 + high)), for A < 0 at most -A c (dual clip)."""
+    plain, clipped = -advantages * ratio, -advantages * _clip(ratio, objective)
+    losses = torch.maximum(plain, clipped)
+    if objective.dual_clip:
+        ceiling = -advantages * objective.dual_clip
+        losses = torch.where(advantages < 0, torch.minimum(losses, ceiling), losses)
+    return losses, clipped > plain
+
+
+def _cispo(
+    logprobs: Tensor, advantages: Tensor, ratio: Tensor, objective: PolicyObjective
+) -> tuple[Tensor, Tensor]:
+    """-A sg(clip(r, 1 - low, 1 + high)) log p (MiniMax-M1, equations 4 and 5)."""
+    clipped = _clip(ratio, objective)
+    return -advantages * clipped.detach() * logprobs, (clipped != ratio) & (advantages != 0)
+
+
+def token_weights(inputs: PolicyLossInputs, objective: PolicyObjective) -> Tensor | float:
+    """By what each token's loss counts in the batch's: [T], or one number for all."""
     if objective.average == "token":
         return 1.0 / max(1.0, inputs.total_tokens)
+    responses = max(1.0, inputs.total_responses)
+    if objective.average == "length_limit":
+        return 1.0 / (responses * inputs.max_response_tokens)
     lengths = inputs.response_lengths.clamp(min=1).index_select(0, inputs.response_index)
-    return 1.0 / (lengths.to(inputs.logprobs.dtype) * max(1.0, inputs.total_responses))
+    return 1.0 / (lengths.to(inputs.logprobs.dtype) * responses)
 
 
-def kl_penalty(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """k3 estimate of KL(policy, reference) per token, [T]; never negative (Schulman 2020)."""
-    log_ratio = (reference - logprobs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    return log_ratio.exp() - log_ratio - 1
+def kl_penalty(logprobs: Tensor, reference: Tensor, estimator: KlEstimator = "k3") -> Tensor:
+    """Estimate of KL(policy, reference) per token, [T] (Schulman 2020).
+
+    As in the reference code, k3 takes the log-ratio to be within +-20 and is at most 10.
+    """
+    log_ratio = logprobs - reference
+    if estimator == "k1":
+        return log_ratio
+    if estimator == "k2":
+        return log_ratio.square() / 2
+    inverse = (-log_ratio).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    return (inverse.exp() - inverse - 1).clamp(max=_MAX_KL)

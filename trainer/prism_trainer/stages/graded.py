@@ -7,8 +7,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from prism_api.algorithms import ALGORITHM_ROWS
 from prism_api.stages import RlvrStage
-from prism_trainer.advantages import group_normalise
+from prism_trainer.advantages import group_centre, group_normalise
 from prism_trainer.rewards.reward import Reward, RewardWeights, overlong_penalty, score_many
 from prism_trainer.rewards.verifier import Verdict
 from prism_trainer.stages.sampling import SampledGroup
@@ -22,6 +23,8 @@ class GradedGroup:
     rewards: tuple[Reward, ...]
     totals: Tensor
     """[responses] rewards with length penalty."""
+    is_scaled: bool = True
+    """Whether advantages are divided by the group's standard deviation (not in Dr.GRPO)."""
 
     @property
     def is_informative(self) -> bool:
@@ -30,10 +33,12 @@ class GradedGroup:
 
     @property
     def advantages(self) -> Tensor:
-        """[responses] group z-score of the rewards; 0 for a row that cannot be verified."""
+        """[responses] group z-score of the rewards, or their distance from the mean; 0 for a row
+        that cannot be verified."""
         if any(reward.verdict is Verdict.UNVERIFIABLE for reward in self.rewards):
             return torch.zeros_like(self.totals)
-        return group_normalise(self.totals[None])[0]
+        normalise = group_normalise if self.is_scaled else group_centre
+        return normalise(self.totals[None])[0]
 
 
 def grade(groups: Sequence[SampledGroup], settings: RlvrStage) -> list[GradedGroup]:
@@ -49,7 +54,8 @@ def _graded(group: SampledGroup, rewards: tuple[Reward, ...], settings: RlvrStag
         reward.total + _length_penalty(len(completion.tokens), settings)
         for reward, completion in zip(rewards, group.completions, strict=True)
     ]
-    return GradedGroup(group, rewards, torch.tensor(totals, dtype=torch.float64))
+    is_scaled = ALGORITHM_ROWS[settings.algorithm].advantage == "z_score"
+    return GradedGroup(group, rewards, torch.tensor(totals, dtype=torch.float64), is_scaled)
 
 
 def _length_penalty(length: int, settings: RlvrStage) -> float:

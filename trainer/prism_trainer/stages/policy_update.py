@@ -1,11 +1,13 @@
 """The policy's optimizer step on sampled groups with given advantages."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prism_api.algorithms import PolicyObjective
@@ -14,14 +16,17 @@ from prism_api.resources import Engine
 from prism_api.stages import AlignStage, RlvrStage
 from prism_trainer.engine.packing import Pack
 from prism_trainer.engine.policy import Policy, StepReport
+from prism_trainer.losses.correction import rollout_weights
 from prism_trainer.losses.policy import (
     PolicyLossInputs,
     PolicyLossOutputs,
     kl_penalty,
     policy_loss,
+    token_weights,
 )
 from prism_trainer.models import load_policy
 from prism_trainer.stages.program import Metrics, StageContext
+from prism_trainer.stages.rollout_gap import RolloutGap, gap_metrics, joined
 from prism_trainer.stages.sampling import SampledGroup
 
 T = TypeVar("T")
@@ -40,6 +45,8 @@ class UpdateReport:
     clipped_tokens: float
     entropy: float
     kl: float
+    gap: RolloutGap
+    """Empty without a rollout correction."""
 
 
 def update_metrics(reports: Sequence[UpdateReport]) -> Metrics:
@@ -58,6 +65,7 @@ def update_metrics(reports: Sequence[UpdateReport]) -> Metrics:
         "clip_fraction": sum(report.clipped_tokens for report in reports) / tokens,
         "entropy": sum(report.entropy for report in reports) / tokens,
         "kl": sum(report.kl for report in reports) / tokens,
+        **gap_metrics(joined([report.gap for report in reports])),
     }
 
 
@@ -108,23 +116,23 @@ class PolicyUpdate:
 
         Groups whose advantages are all zero have no gradient and are left out of the passes, but
         count in the averages. Without old log-probabilities the batch is on-policy: every ratio is
-        1.
+        1. With a rollout correction, token losses are weighted by the old log-probabilities against
+        those that the responses came with.
         """
         tokens = float(sum(len(c.tokens) for g in groups for c in g.completions))
         responses = float(sum(len(g.completions) for g in groups))
         totals = self._context.ranks.sum_floats(tokens, responses)
         if not totals[0]:
             return None
+        old = old_logprobs or [[None] * len(g.completions) for g in groups]
         kept = [i for i, a in enumerate(advantages) if self._matters(a)]
         policy, sums = self._context.policy, _Sums()
         packs = policy.packs([groups[i].packed() for i in kept])
-        flat_advantages = _split_like(packs, [a for i in kept for a in advantages[i].split(1)])
-        old = old_logprobs or [[None] * len(g.completions) for g in groups]
-        flat_old = _split_like(packs, [o for i in kept for o in old[i]])
+        parts = [_responses(groups[i], advantages[i], old[i]) for i in kept]
+        by_pack = _split_like(packs, [response for part in parts for response in part])
 
         def loss_of(i: int, pack: Pack) -> Tensor:
-            chosen = torch.cat([_NONE, *flat_advantages[i]])
-            return self._loss(pack, chosen, flat_old[i], totals, sums)
+            return self._loss(pack, by_pack[i], totals, sums)
 
         report = policy.update(packs, loss_of, step)
         return self._report(report, sums)
@@ -134,30 +142,47 @@ class PolicyUpdate:
         return bool(regularised) or bool((advantages.abs() > 1e-8).any())
 
     def _loss(
-        self, pack: Pack, advantages: Tensor, old: OldLogprobs, totals: list[float], sums: "_Sums"
+        self, pack: Pack, responses: Sequence["_Response"], totals: list[float], sums: "_Sums"
     ) -> Tensor:
         reference = self._reference_logprobs(pack) if self._settings.kl_coef else None
         logprobs, entropy = self._context.policy.logprobs(pack, self._settings.temperature)
         lengths = torch.tensor(pack.lengths, dtype=torch.long, device=logprobs.device)
+        old_logprobs = _old_logprobs(responses, logprobs.detach(), pack.lengths)
         inputs = PolicyLossInputs(
             logprobs=logprobs,
-            old_logprobs=_filled(old, logprobs.detach(), pack.lengths),
-            advantages=advantages.to(logprobs),
+            old_logprobs=old_logprobs,
+            advantages=logprobs.new_tensor([r.advantage for r in responses]),
             response_index=pack.continuation_index,
             response_lengths=lengths,
             total_tokens=totals[0],
             total_responses=totals[1],
+            max_response_tokens=self._settings.max_response_tokens,
+            correction=self._correction(pack, responses, old_logprobs, sums.gap),
         )
         outputs: PolicyLossOutputs = policy_loss(inputs, self._objective)
         loss = outputs.loss - self._settings.entropy_coef * entropy.sum() / totals[0]
         if reference is not None:
-            penalty = kl_penalty(logprobs, reference).sum()
-            loss = loss + self._settings.kl_coef * penalty / totals[0]
-            sums.kl += float(penalty.detach())
+            penalty = kl_penalty(logprobs, reference, self._settings.kl_estimator)
+            weighted = penalty * token_weights(inputs, self._objective)
+            loss = loss + self._settings.kl_coef * weighted.sum()
+            sums.kl += float(penalty.detach().sum())
         sums.clipped += float(outputs.clipped_tokens)
         sums.entropy += float(entropy.detach().sum())
         sums.tokens += len(pack.targets)
         return loss
+
+    def _correction(
+        self, pack: Pack, responses: Sequence["_Response"], old_logprobs: Tensor, seen: RolloutGap
+    ) -> Tensor | None:
+        """[targets] weights for what rollout servers sampled; what they correct is counted."""
+        settings = self._settings.rollout_correction
+        if settings is None:
+            return None
+        sampled = np.concatenate([_NO_LOGPROBS, *(r.sampled_logprobs for r in responses)])
+        gap = old_logprobs - torch.from_numpy(sampled).to(old_logprobs)
+        weights, is_cut = rollout_weights(gap, pack.continuation_index, len(pack.lengths), settings)
+        seen.add(gap, is_cut)
+        return weights
 
     def _reference_logprobs(self, pack: Pack) -> Tensor:
         """The initial policy's: its own copy, or the current one without adapters."""
@@ -170,7 +195,9 @@ class PolicyUpdate:
         clipped, entropy, kl, tokens = self._context.ranks.sum_floats(
             sums.clipped, sums.entropy, sums.kl, float(sums.tokens)
         )
-        return UpdateReport(report, tokens, clipped, entropy, kl)
+        if self._settings.rollout_correction is not None:
+            sums.gap = joined(self._context.ranks.gather(sums.gap))
+        return UpdateReport(report, tokens, clipped, entropy, kl, sums.gap)
 
 
 @dataclass
@@ -179,9 +206,24 @@ class _Sums:
     entropy: float = 0.0
     kl: float = 0.0
     tokens: int = 0
+    gap: RolloutGap = field(default_factory=RolloutGap)
 
 
-_NONE = torch.empty(0, dtype=torch.float64)
+_NO_LOGPROBS = np.empty(0, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Response:
+    """What a response comes with."""
+
+    advantage: float
+    old_logprobs: Tensor | None
+    sampled_logprobs: NDArray[np.float32]
+
+
+def _responses(group: SampledGroup, advantages: Tensor, old: OldLogprobs) -> list[_Response]:
+    rows = zip(advantages.tolist(), old, group.completions, strict=True)
+    return [_Response(advantage, before, c.logprobs) for advantage, before, c in rows]
 
 
 def _split_like(packs: Sequence[Pack], values: Iterable[T]) -> list[list[T]]:
@@ -190,9 +232,13 @@ def _split_like(packs: Sequence[Pack], values: Iterable[T]) -> list[list[T]]:
     return [list(islice(rest, len(pack.lengths))) for pack in packs]
 
 
-def _filled(old: OldLogprobs, current: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Old log-probabilities [targets], the current ones where there are none."""
-    if not old:
+def _old_logprobs(
+    responses: Sequence[_Response], current: Tensor, lengths: Sequence[int]
+) -> Tensor:
+    """[targets], the current ones where there are none."""
+    if not responses:
         return current
-    pairs = zip(old, current.split(list(lengths)), strict=True)
-    return torch.cat([now if before is None else before.to(now) for before, now in pairs])
+    pairs = zip(responses, current.split(list(lengths)), strict=True)
+    return torch.cat(
+        [now if r.old_logprobs is None else r.old_logprobs.to(now) for r, now in pairs]
+    )

@@ -1,8 +1,8 @@
-"""Stage 3: reinforcement learning with verifiable rewards (GRPO, DAPO, GSPO).
+"""Stage 3: reinforcement learning with verifiable rewards (GRPO, DAPO, GSPO, Dr.GRPO, CISPO).
 
 Reward of a response: accuracyWeight x right answer + formatWeight x format, as the published rules
-say; advantage: group z-score; loss: the algorithm's row of losses/policy.py. An unverifiable row
-(bad gold answer) gives its whole group advantage 0.
+say; advantage within its group and loss: the algorithm's row. An unverifiable row (bad gold answer)
+gives its whole group advantage 0.
 """
 
 from collections.abc import Sequence
@@ -95,10 +95,15 @@ class RlvrProgram(Stateless):
 
         A surplus response of older weights than `version` has the log-probabilities that it was
         drawn with. A fresh one is on-policy in its batch's first optimizer step and, if there are
-        further ones, needs the current policy's.
+        further ones, needs the current policy's. With a rollout correction all count as fresh: the
+        correction's weights are what leads from the weights that sampled to the current ones.
         """
+        corrected = self._settings.rollout_correction is not None
         recorded: list[OldLogprobs] = [
-            [_recorded(c) if c.weight_version < version else None for c in group.completions]
+            [
+                _recorded(c) if c.weight_version < version and not corrected else None
+                for c in group.completions
+            ]
             for group in groups
         ]
         if self._settings.mini_batches == 1:
