@@ -11,8 +11,9 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from prism_api.errors import DataError
-from prism_trainer.data.encoder import Encoder, load_image
+from prism_trainer.data.encoder import Encoder
 from prism_trainer.data.images import ImageRef
+from prism_trainer.data.pictures import load_image
 from prism_trainer.data.rows import Row
 from row_builders import a_png
 
@@ -123,7 +124,7 @@ def test_each_image_takes_the_place_of_its_mark(encoder: Encoder) -> None:
 
 
 def test_a_picture_that_the_model_cannot_take_is_named(encoder: Encoder) -> None:
-    with pytest.raises(DataError, match=r"row 3.*do not suit the model.*aspect ratio"):
+    with pytest.raises(DataError, match=r"row 3.* is 600 x 1 px, and the model takes"):
         encoder.prompts([a_row("<image>", a_png()), a_row("<image>", a_png(600, 1))])
 
 

@@ -37,8 +37,9 @@ def checked(*paths: Path) -> Done:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Changes:
-    """Good rows for all three stages and the evaluation, and the changes that name their files."""
+def data(tmp_path: Path, digits_folder: Path) -> Changes:
+    """Good rows for all three stages and the evaluation, a good model, limits that it can take, and
+    the changes that name them."""
     rows = {
         "sft": a_demonstration(images=[], messages=[*QUESTION, a_demonstration()["messages"][-1]]),
         "align": a_teacher_row(images=[], prompt=QUESTION),
@@ -49,7 +50,10 @@ def data(tmp_path: Path) -> Changes:
         name: {"uri": file_uri(write_jsonl(tmp_path / f"{name}.jsonl", [row, row]))}
         for name, row in rows.items()
     }
-    return {
+    lengths = {f"spec.stages.{kind}.maxResponseTokens": 96 for kind in ("sft", "align", "rlvr")}
+    return lengths | {
+        "spec.model.uri": file_uri(digits_folder / "model"),
+        "spec.evaluation.maxResponseTokens": 96,
         "spec.stages.sft.data": [uri["sft"]],
         "spec.stages.align.data": uri["align"],
         "spec.stages.rlvr.data": uri["rlvr"],
@@ -106,7 +110,7 @@ def test_every_data_set_is_read_for_what_its_stage_needs_and_only_once(
     monkeypatch.setattr(
         preflight,
         "check_dataset",
-        lambda sources, need: read.append(([Path(s.uri).name for s in sources], need)),
+        lambda sources, need, limit: read.append(([Path(s.uri).name for s in sources], need)),
     )
 
     assert find_errors(written(tmp_path, configs(data))) == []

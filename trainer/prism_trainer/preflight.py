@@ -20,7 +20,9 @@ from prism_api.resources import DataSource
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
 from prism_trainer.attempt import read_config
+from prism_trainer.data.model_files import ModelFiles, check_model_files, read_model_files
 from prism_trainer.data.rows import Need, check_dataset
+from prism_trainer.data.text_limit import TextLimit
 
 _UPDATES = ("auto", "reload")
 """How this trainer brings weights to rollout servers."""
@@ -46,18 +48,29 @@ def main() -> None:
 def find_errors(paths: Sequence[Path]) -> list[PrismError]:
     """What is wrong with the stages whose configs these files hold.
 
-    Of a data set only the first bad row; it is read once however many stages use it.
+    Of a data set only the first bad row; models and data are read once however many stages use
+    them.
     """
     errors: list[PrismError] = []
-    uses: dict[DataUse, None] = {}
+    configs: list[StageConfig] = []
     for path in paths:
         with _noted(errors):
-            config = read_config(path)
-            uses |= dict.fromkeys(data_of(config))
-            check_supported(config)
-    for use in uses:
+            configs.append(read_config(path))
+            check_supported(configs[-1])
+    models: dict[str, ModelFiles] = {}
+    for uri in dict.fromkeys(config.model.uri for config in configs):
         with _noted(errors):
-            check_dataset(use.sources, use.need)
+            models[uri] = read_model_files(uri)
+            check_model_files(models[uri])
+    uses: dict[DataUse, TextLimit | None] = {}
+    for config in configs:
+        files = models.get(config.model.uri)
+        uses |= dict.fromkeys(data_of(config), text_limit(config, files))
+        with _noted(errors):
+            check_lengths(config, files)
+    for use, limit in uses.items():
+        with _noted(errors):
+            check_dataset(use.sources, use.need, limit)
     return errors
 
 
@@ -88,6 +101,42 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
             yield DataUse((source,), "truth")
     if config.evaluation is not None:
         yield DataUse((config.evaluation.data,), "truth")
+
+
+def text_limit(config: StageConfig, files: ModelFiles | None) -> TextLimit | None:
+    """How long a teacher's text may be, beside a prompt of any length that is allowed; only where
+    no setting limits it."""
+    stage = config.stage
+    if files is None or not isinstance(stage, AlignStage):
+        return None
+    room = files.max_positions - stage.max_prompt_tokens
+    reason = f"{files.max_positions} positions of the model less maxPromptTokens"
+    return TextLimit(files.tokenizer, room, reason)
+
+
+def check_lengths(config: StageConfig, files: ModelFiles | None) -> None:
+    """Raise SpecError for length limits that together exceed the model's context, if it is
+    known."""
+    if files is None:
+        return
+    prompt, own = config.stage.max_prompt_tokens, f"stages.{config.kind}"
+    limits = {f"{own}.maxResponseTokens": config.stage.max_response_tokens}
+    if config.evaluation is not None:
+        limits["evaluation.maxResponseTokens"] = config.evaluation.max_response_tokens
+    problems = [
+        FieldProblem(
+            path,
+            f"{response} and {own}.maxPromptTokens {prompt} exceed the model's "
+            f"{files.max_positions} positions ({files.folder}/config.json)",
+            f"give at most {files.max_positions - prompt}"
+            if prompt < files.max_positions
+            else "lower maxPromptTokens",
+        )
+        for path, response in limits.items()
+        if prompt + response > files.max_positions
+    ]
+    if problems:
+        raise SpecError(problems)
 
 
 def check_supported(config: StageConfig) -> None:
