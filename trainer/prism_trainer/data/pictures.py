@@ -37,7 +37,7 @@ def check_image(image: ImageRef, origin: str) -> None:
             picture.verify()  # its checksums tell what decoding would
             return
         if picture.format == "JPEG":
-            picture.draft(None, (picture.width // 8, picture.height // 8))
+            picture.draft(None, (max(1, picture.width // 8), max(1, picture.height // 8)))
         picture.load()
 
 
