@@ -83,7 +83,7 @@ def test_bad_heldout_rows_are_found_before_the_training(
     row["reward_model"]["ground_truth"] = None
     path = write_jsonl(tmp_path / "heldout.jsonl", [row])
 
-    changes = {"spec.evaluation": {"data": {"uri": file_uri(path)}}}
+    changes = {"spec.evaluation": {"data": {"uri": file_uri(path)}, "maxResponseTokens": 96}}
     done, outcome = launched(tmp_path, a_config(tmp_path, digits_folder, changes))
 
     assert done.returncode == 65, done.stderr

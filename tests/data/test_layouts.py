@@ -12,7 +12,7 @@ from PIL import Image
 
 from prism_api.resources import DataSource
 from prism_api.uris import file_uri
-from prism_trainer.data.encoder import load_image
+from prism_trainer.data.pictures import load_image
 from prism_trainer.data.rows import Dataset, Need, Row, check_dataset
 from row_builders import a_png, write_parquet
 

@@ -1,11 +1,15 @@
 """The preflight: everything wrong with a run's settings and data is said before anything starts."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from commands import Done
 from prism_api.errors import SpecError
@@ -14,7 +18,15 @@ from prism_api.stage_config import StageConfig
 from prism_api.uris import file_uri
 from prism_trainer import preflight
 from prism_trainer.preflight import check_supported, data_of, find_errors
-from row_builders import a_demonstration, a_prompt_row, a_teacher_row, write_jsonl
+from row_builders import (
+    BLOCKS,
+    Row,
+    a_demonstration,
+    a_png,
+    a_prompt_row,
+    a_teacher_row,
+    write_jsonl,
+)
 from run_builders import REMOVED, Changes, a_plan
 
 QUESTION = [{"role": "user", "content": "Which digit?"}]
@@ -37,8 +49,9 @@ def checked(*paths: Path) -> Done:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Changes:
-    """Good rows for all three stages and the evaluation, and the changes that name their files."""
+def data(tmp_path: Path, digits_folder: Path) -> Changes:
+    """Good rows for all three stages and the evaluation, a good model, limits that it can take, and
+    the changes that name them."""
     rows = {
         "sft": a_demonstration(images=[], messages=[*QUESTION, a_demonstration()["messages"][-1]]),
         "align": a_teacher_row(images=[], prompt=QUESTION),
@@ -49,7 +62,10 @@ def data(tmp_path: Path) -> Changes:
         name: {"uri": file_uri(write_jsonl(tmp_path / f"{name}.jsonl", [row, row]))}
         for name, row in rows.items()
     }
-    return {
+    lengths = {f"spec.stages.{kind}.maxResponseTokens": 96 for kind in ("sft", "align", "rlvr")}
+    return lengths | {
+        "spec.model.uri": file_uri(digits_folder / "model"),
+        "spec.evaluation.maxResponseTokens": 96,
         "spec.stages.sft.data": [uri["sft"]],
         "spec.stages.align.data": uri["align"],
         "spec.stages.rlvr.data": uri["rlvr"],
@@ -81,6 +97,119 @@ def test_a_bad_row_of_any_data_set_ends_with_65_and_is_named(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "problem"),
+    [
+        ("rlvr", a_prompt_row(images=[{"path": "cut.png"}]), "cut.png cannot be decoded ("),
+        ("rlvr", a_prompt_row(images=[{"path": "thin.png"}]), "thin.png is 300 x 1 px, and the"),
+        ("rlvr", a_prompt_row(images=[{"path": "gone.png"}]), "gone.png does not exist; copy it"),
+        ("heldout", a_prompt_row(reward_model={}), "reward_model.ground_truth is missing, empty"),
+        ("sft", a_demonstration(f"<caption>a</caption>{BLOCKS}"), "holds <caption> 2 times"),
+        ("align", a_prompt_row(), "column 'teacher_caption' is missing, empty or not a text"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_what_is_wrong_inside_a_row_is_found_before_anything_starts(
+    tmp_path: Path, data: Changes, name: str, row: Row, problem: str
+) -> None:
+    (tmp_path / "cut.png").write_bytes(a_png()[:60])
+    (tmp_path / "thin.png").write_bytes(a_png(300, 1))
+    path = tmp_path / f"{name}.jsonl"
+    row = {**row, "images": [image for image in row["images"] if image.get("path")]}
+    if not row["images"]:
+        turns = "messages" if "messages" in row else "prompt"
+        row[turns] = [*QUESTION, *row[turns][1:]]
+    path.write_text(path.read_text().splitlines()[0] + "\n" + json.dumps(row) + "\n")
+
+    (error,) = find_errors(written(tmp_path, configs(data)))
+
+    assert error.exit_code == ExitCode.BAD_DATA
+    assert str(error).startswith(f"{path} row 1: ")
+    assert problem in str(error)
+
+
+LONG = f"<caption>{'a digit ' * 2000}</caption><think>t</think><answer>7</answer>"
+
+
+def test_a_teachers_text_beyond_the_context_is_named_with_its_length(
+    tmp_path: Path, data: Changes, digits_folder: Path
+) -> None:
+    """Beside a prompt of the allowed length; counted as the model's own tokenizer counts."""
+    caption, reasoning = LONG.split("<think>")
+    row = a_teacher_row(
+        images=[], prompt=QUESTION, teacher_caption=caption, teacher_cot="<think>" + reasoning
+    )
+    write_jsonl(tmp_path / "align.jsonl", [a_teacher_row(images=[], prompt=QUESTION), row])
+    tokenizer: Any = AutoTokenizer.from_pretrained(digits_folder / "model")
+    count = len(tokenizer(f"{caption}\n<think>{reasoning}")["input_ids"]) + 1
+
+    (error,) = find_errors(written(tmp_path, configs(data)))
+
+    assert count > 4096
+    assert str(error) == (
+        f"{tmp_path / 'align.jsonl'} row 1: the teacher's text has {count} tokens, but only 2048 "
+        "fit (4096 positions of the model less maxPromptTokens); shorten it or remove the row"
+    )
+
+
+def test_a_demonstration_beyond_the_context_is_left_out_by_its_own_limit(
+    tmp_path: Path, data: Changes
+) -> None:
+    turns = [*QUESTION, {"role": "assistant", "content": LONG}]
+    write_jsonl(tmp_path / "sft.jsonl", [a_demonstration(images=[], messages=turns)])
+
+    assert find_errors(written(tmp_path, configs(data))) == []
+
+
+def test_length_limits_beyond_the_models_context_are_named(tmp_path: Path, data: Changes) -> None:
+    changes = data | {
+        "spec.stages.sft.maxResponseTokens": 2048,
+        "spec.stages.rlvr.maxResponseTokens": 2049,
+        "spec.stages.align.maxPromptTokens": 4096,
+        "spec.evaluation.maxResponseTokens": 2049,
+    }
+    planned = configs(changes)
+
+    said = {e.exit_code: str(e) for e in find_errors(written(tmp_path, [planned[0], planned[2]]))}
+
+    assert list(said) == [ExitCode.BAD_CONFIG]
+    assert (
+        "stages.rlvr.maxResponseTokens: 2049 and stages.rlvr.maxPromptTokens 2048 exceed the "
+        "model's 4096 positions ("
+    ) in said[ExitCode.BAD_CONFIG]
+    assert "evaluation.maxResponseTokens: 2049" in said[ExitCode.BAD_CONFIG]
+    assert "give at most 2048" in said[ExitCode.BAD_CONFIG]
+    assert "stages.sft" not in said[ExitCode.BAD_CONFIG].replace("stages.sft.maxPrompt", "")
+    (align, *_) = find_errors(written(tmp_path, [planned[1]]))
+    assert "lower maxPromptTokens" in str(align)
+
+
+def test_a_model_whose_files_disagree_is_named_once_for_all_stages(
+    tmp_path: Path, data: Changes, digits_folder: Path
+) -> None:
+    ignore = shutil.ignore_patterns("*.safetensors")
+    folder = shutil.copytree(digits_folder / "model", tmp_path / "model", ignore=ignore)
+    (folder / "chat_template.jinja").unlink()
+
+    (error,) = find_errors(written(tmp_path, configs(data | {"spec.model.uri": file_uri(folder)})))
+
+    assert error.exit_code == ExitCode.BAD_DATA
+    assert str(error).startswith(f"{folder}/chat_template.jinja: is missing")
+
+
+def test_a_missing_model_does_not_hide_bad_data(tmp_path: Path, data: Changes) -> None:
+    spoil(tmp_path / "align.jsonl")
+
+    errors = find_errors(
+        written(tmp_path, configs(data | {"spec.model.uri": "file:///no/such/model"}))
+    )
+
+    assert [str(error).partition(": ")[0] for error in errors] == [
+        "/no/such/model",
+        f"{tmp_path / 'align.jsonl'} row 1",
+    ]
+
+
 def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, data: Changes) -> None:
     spoil(tmp_path / "sft.jsonl")
     (tmp_path / "rlvr.jsonl").unlink()
@@ -106,7 +235,7 @@ def test_every_data_set_is_read_for_what_its_stage_needs_and_only_once(
     monkeypatch.setattr(
         preflight,
         "check_dataset",
-        lambda sources, need: read.append(([Path(s.uri).name for s in sources], need)),
+        lambda sources, need, limit: read.append(([Path(s.uri).name for s in sources], need)),
     )
 
     assert find_errors(written(tmp_path, configs(data))) == []

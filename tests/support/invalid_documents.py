@@ -54,6 +54,8 @@ FIELDS: tuple[Invalid, ...] = (
     _row("spec.seed", -1, "at least 0"),
     _row("spec.seed", 2**31, "less than 2147483648"),
     _row("spec.ttlSecondsAfterFinished", -1, "at least 0"),
+    _row("spec.systemMessage", "", "at least 1 characters"),
+    _row("spec.systemMessage", "a" * 32769, "at most 32768 characters", '"aaaaaaa'),
     # Parts that several stages use.
     _row("spec.model.uri", "ftp://host/model", _ANY_SCHEME),
     _row("spec.model.uri", "file://a model", _ANY_SCHEME),
@@ -273,6 +275,12 @@ MISSING: tuple[Invalid, ...] = (
 )
 
 CONTRADICTIONS: tuple[Invalid, ...] = (
+    Invalid(
+        "spec.systemMessage",
+        "holds <image>, the mark of a row's image",
+        "remove it",
+        {"spec.systemMessage": "See <image>."},
+    ),
     Invalid("spec.stages", "has no stage", "at least one of sft", {"spec.stages": {}}),
     Invalid(
         f"{SFT}.steps",

@@ -8,22 +8,23 @@ no torch, so that a mistake shows within seconds and before anything is loaded.
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from prism_api.errors import DataError, FieldProblem, PrismError, SpecError
+from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.resources import DataSource
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
 from prism_api.uris import local_path, scheme
-from prism_trainer.attempt import read_config as read_stage
+from prism_trainer.attempt import read_config
+from prism_trainer.data.model_files import ModelFiles, check_model_files, read_model_files
 from prism_trainer.data.rows import Need, check_dataset
-from prism_trainer.model_headers import check_model, read_config
-from prism_trainer.model_tensors import DENSE
+from prism_trainer.data.text_limit import TextLimit
+from prism_trainer.model_headers import check_model
 
 _UPDATES = ("auto", "reload")
 """How this trainer brings weights to rollout servers."""
@@ -49,25 +50,34 @@ def main() -> None:
 def find_errors(paths: Sequence[Path]) -> list[PrismError]:
     """What is wrong with the stages whose configs these files hold.
 
-    Of a data set only the first bad row; it is read once however many stages use it.
+    Of a data set only the first bad row; models and data are read once however many stages use
+    them.
     """
     errors: list[PrismError] = []
-    uses: dict[DataUse, None] = {}
-    models: dict[str, None] = {}
+    configs: list[StageConfig] = []
     for path in paths:
         with _noted(errors):
-            config = read_stage(path)
-            uses |= dict.fromkeys(data_of(config))
-            models |= dict.fromkeys(local_models_of(config))
-            check_supported(config)
-            with suppress(DataError):  # which is said below
-                check_discriminator(config)
-    for uri in models:
+            configs.append(read_config(path))
+            check_supported(configs[-1])
+    models: dict[str, ModelFiles] = {}
+    for uri in dict.fromkeys(config.model.uri for config in configs):
         with _noted(errors):
-            check_model(local_path(uri))
-    for use in uses:
+            models[uri] = read_model_files(uri)
+            check_model_files(models[uri])
+    unread = {config.model.uri for config in configs} - models.keys()
+    for uri in dict.fromkeys(uri for config in configs for uri in local_models_of(config)):
         with _noted(errors):
-            check_dataset(use.sources, use.need)
+            if uri not in unread:
+                check_model(local_path(uri))
+    uses: dict[DataUse, TextLimit | None] = {}
+    for config in configs:
+        files = models.get(config.model.uri)
+        uses |= dict.fromkeys(data_of(config), text_limit(config, files))
+        with _noted(errors):
+            check_lengths(config, files)
+    for use, limit in uses.items():
+        with _noted(errors):
+            check_dataset(use.sources, use.need, limit)
     return errors
 
 
@@ -108,16 +118,40 @@ def local_models_of(config: StageConfig) -> Iterator[str]:
     return (uri for uri in uris if scheme(uri) == "file")
 
 
-def check_discriminator(config: StageConfig) -> None:
-    """Raise SpecError if the model to be upcycled is on this machine and has experts already."""
+def text_limit(config: StageConfig, files: ModelFiles | None) -> TextLimit | None:
+    """How long a teacher's text may be, beside a prompt of any length that is allowed; only where
+    no setting limits it."""
     stage = config.stage
-    if not isinstance(stage, AlignStage) or stage.objective != "adversarial":
+    if files is None or not isinstance(stage, AlignStage):
+        return None
+    room = files.max_positions - stage.max_prompt_tokens
+    reason = f"{files.max_positions} positions of the model less maxPromptTokens"
+    return TextLimit(files.tokenizer, room, reason)
+
+
+def check_lengths(config: StageConfig, files: ModelFiles | None) -> None:
+    """Raise SpecError for length limits that together exceed the model's context, if it is
+    known."""
+    if files is None:
         return
-    uri = (stage.discriminator.model or config.model).uri
-    if scheme(uri) == "file" and read_config(local_path(uri))["model_type"] != DENSE:
-        problem = f"{uri} is a mixture of experts, and a discriminator is made of a dense model"
-        remedy = "give a dense Qwen3-VL"
-        raise SpecError([FieldProblem("stages.align.discriminator.model", problem, remedy)])
+    prompt, own = config.stage.max_prompt_tokens, f"stages.{config.kind}"
+    limits = {f"{own}.maxResponseTokens": config.stage.max_response_tokens}
+    if config.evaluation is not None:
+        limits["evaluation.maxResponseTokens"] = config.evaluation.max_response_tokens
+    problems = [
+        FieldProblem(
+            path,
+            f"{response} and {own}.maxPromptTokens {prompt} exceed the model's "
+            f"{files.max_positions} positions ({files.folder}/config.json)",
+            f"give at most {files.max_positions - prompt}"
+            if prompt < files.max_positions
+            else "lower maxPromptTokens",
+        )
+        for path, response in limits.items()
+        if prompt + response > files.max_positions
+    ]
+    if problems:
+        raise SpecError(problems)
 
 
 def check_supported(config: StageConfig) -> None:

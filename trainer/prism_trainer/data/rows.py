@@ -2,9 +2,12 @@
 `check_dataset` and again whenever a row is used. The layouts are listed in docs/data.md.
 """
 
+import os
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -14,13 +17,18 @@ from prism_api.resources import DataSource
 from prism_trainer.data.columns import is_text, optional_text_of, text_of
 from prism_trainer.data.images import ImageRef, images_of
 from prism_trainer.data.parquet import BatchCache
+from prism_trainer.data.pictures import check_image
 from prism_trainer.data.table import RawRow, Table
 from prism_trainer.data.tables import open_table
+from prism_trainer.data.text_limit import TextLimit
 from prism_trainer.data.turns import Turn, turns_of
 
 _CACHE_BYTES = 1 << 30
 """Decoded Parquet data that one Dataset keeps. A stage has one for its training and, while it
 evaluates, one more; per process."""
+
+_CHECKED_TOGETHER = 64
+"""Rows whose pictures are read at the same time."""
 
 _TAGS = ("<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>")
 
@@ -72,15 +80,43 @@ class Dataset:
         return _parsed(table, index, table.row(index), self._need)
 
 
-def check_dataset(sources: Sequence[DataSource], need: Need) -> None:
-    """Read every row once, in order and in bounded memory.
+def check_dataset(
+    sources: Sequence[DataSource], need: Need, limit: TextLimit | None = None
+) -> None:
+    """Read every row and its pictures once, in order and in bounded memory.
 
     Raises DataError for a file that is missing, unreadable or empty, and for the first bad row,
-    naming file and row.
+    naming file and row; texts of teachers and students may have a limit.
     """
-    for table in _opened(sources):
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for table in _opened(sources):
+            _check_table(table, need, limit, threads)
+
+
+def _check_table(
+    table: Table, need: Need, limit: TextLimit | None, threads: ThreadPoolExecutor
+) -> None:
+    pending: deque[Future[None]] = deque()
+    try:
         for index, raw in enumerate(table.rows()):
-            _parsed(table, index, raw, need)
+            pending.append(threads.submit(_check, table, index, raw, need, limit))
+            if len(pending) > _CHECKED_TOGETHER:
+                pending.popleft().result()
+    finally:  # after an error too: what is wrong with an earlier row is what is said
+        for future in pending:
+            future.result()
+
+
+def _check(table: Table, index: int, raw: RawRow, need: Need, limit: TextLimit | None) -> None:
+    """Parse a row, and do what takes too long to be done again at each use."""
+    row = _parsed(table, index, raw, need)
+    for image in row.images:
+        check_image(image, row.origin)
+    if limit is not None and row.response is not None:
+        limit.check(row.response, row.origin, "the teacher's text")
+    if limit is not None and row.student_caption is not None:
+        student = f"{row.student_caption}\n{row.student_reasoning}"
+        limit.check(student, row.origin, "the student's text")
 
 
 def _opened(sources: Sequence[DataSource]) -> list[Table]:
@@ -124,6 +160,14 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
     )
 
 
+def with_system_turn(row: Row, system_message: str | None) -> Row:
+    """The row with a system turn, if there is a message and it has none of its own."""
+    if system_message is None or row.messages[0]["role"] == "system":
+        return row
+    turn = {"role": "system", "content": system_message}
+    return replace(row, messages=(turn, *row.messages))
+
+
 def _whole_text(who: str, raw: RawRow, origin: str) -> str:
     """The text that the segments of a teacher or student come from, checked with them."""
     caption, reasoning = (text_of(raw, f"{who}_{part}", origin) for part in ("caption", "cot"))
@@ -147,7 +191,8 @@ def _demonstration(
 
 
 def _check_blocks(text: str, origin: str, what: str) -> None:
-    """Looser than the reward's check: there may be text around the blocks, as some teachers do."""
+    """Looser than the reward's check in one respect: there may be text around the blocks, as some
+    teachers do."""
     end = 0
     for tag in _TAGS:
         start = text.find(tag, end)
@@ -157,6 +202,9 @@ def _check_blocks(text: str, origin: str, what: str) -> None:
                 f"order; it begins {text[:60]!r}"
             )
         end = start + len(tag)
+    for tag in _TAGS:
+        if (count := text.count(tag)) > 1:
+            raise DataError(f"{origin}: {what} holds {tag} {count} times; leave only the block's")
 
 
 def _truths(raw: RawRow, origin: str) -> tuple[str, ...]:
