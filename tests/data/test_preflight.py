@@ -119,6 +119,32 @@ def test_every_data_set_is_read_for_what_its_stage_needs_and_only_once(
     ]
 
 
+def test_warm_up_pairs_are_read_with_the_rest(tmp_path: Path, data: Changes) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [a_teacher_row(images=[], prompt=QUESTION)])
+    field = "spec.stages.align.discriminator.warmup.data"
+
+    done = checked(*written(tmp_path, configs({**data, field: {"uri": file_uri(pairs)}})))
+
+    assert done.returncode == ExitCode.BAD_DATA
+    assert done.stderr.startswith(f"{pairs} row 0: column 'student_caption' is missing")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_gating_needs_a_gold_answer_in_every_row(tmp_path: Path, data: Changes) -> None:
+    row = a_teacher_row(images=[], prompt=QUESTION)
+    path = write_jsonl(tmp_path / "align.jsonl", [row, {**row, "reward_model": None}])
+    gating = {"spec.stages.align.gating": {"mode": "sign_align"}}
+
+    without, done = (
+        checked(*written(tmp_path, configs({**data, **changes}))) for changes in ({}, gating)
+    )
+
+    assert without.returncode == 0
+    assert done.returncode == ExitCode.BAD_DATA
+    assert done.stderr.startswith(f"{path} row 1: reward_model.ground_truth is missing")
+    assert "or remove stages.align.gating" in done.stderr
+
+
 def test_several_files_of_a_stage_are_one_data_set() -> None:
     sources = [{"uri": "file://a.parquet"}, {"uri": "file://b.parquet"}]
     sft, *_ = configs({"spec.stages.sft.data": sources, "spec.evaluation": REMOVED})
@@ -152,10 +178,7 @@ def test_several_files_of_a_stage_are_one_data_set() -> None:
             {"spec.rollout": {"backend": "vllm", "weightUpdate": "nccl"}},
             {kind: [f"stages.{kind}.rollout.weightUpdate"] for kind in ("align", "rlvr")},
         ),
-        (
-            {"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}},
-            {"align": ["stages.align.discriminator.warmup.data"]},
-        ),
+        ({"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}}, {}),
     ],
 )
 def test_settings_that_this_trainer_cannot_serve_are_named_by_stage(

@@ -125,7 +125,7 @@ def test_the_game_is_played_with_the_advantages_of_the_specification(
         seen.append(arguments)
         return alignment_advantages(*arguments)
 
-    monkeypatch.setattr("prism_trainer.stages.align.alignment_advantages", watching)
+    monkeypatch.setattr("prism_trainer.stages.align_advantages.alignment_advantages", watching)
     stage = align_stage(
         teachers, steps=2, caption_weight=0.3, reasoning_weight=0.7, format_penalty=1.25
     )

@@ -82,8 +82,11 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
     match config.stage:
         case SftStage(data=sources):
             yield DataUse(sources, "response")
-        case AlignStage(data=source):
-            yield DataUse((source,), "teacher")
+        case AlignStage(data=source, gating=gating, objective=objective):
+            yield DataUse((source,), "teacher_truth" if gating else "teacher")
+            pairs = config.stage.discriminator.warmup.data
+            if pairs is not None and objective == "adversarial":
+                yield DataUse((pairs,), "pair")
         case RlvrStage(data=source):
             yield DataUse((source,), "truth")
     if config.evaluation is not None:
@@ -92,7 +95,7 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
 
 def check_supported(config: StageConfig) -> None:
     """Raise SpecError for settings that this trainer cannot serve, all of them."""
-    stage, own = config.stage, f"stages.{config.kind}"
+    own = f"stages.{config.kind}"
     problems = []
     rollout = config.rollout
     if rollout is not None and rollout.backend == "vllm" and rollout.weight_update not in _UPDATES:
@@ -100,10 +103,6 @@ def check_supported(config: StageConfig) -> None:
         problems.append(FieldProblem(f"{own}.rollout.weightUpdate", problem, "set auto or reload"))
     if config.workers.engine.startswith("deepspeed"):
         problems += _deepspeed_problems(config, own)
-    if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
-        remedy = "leave it out: pairs are then sampled from the policy"
-        problem = "is not available to this trainer"
-        problems.append(FieldProblem(f"{own}.discriminator.warmup.data", problem, remedy))
     if problems:
         raise SpecError(problems)
 
