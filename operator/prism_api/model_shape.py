@@ -114,13 +114,14 @@ class ModelShape:
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
-    """The sizes in a `config.json` of a dense Qwen3-VL; raises KeyError naming what is missing."""
+    """The sizes in a `config.json` of a dense Qwen3-VL, or those of one expert's model in a
+    Qwen3-VL-MoE; raises KeyError naming what is missing."""
     text, vision = config["text_config"], config["vision_config"]
     heads = text["num_attention_heads"]
     return ModelShape(
         layers=text["num_hidden_layers"],
         hidden=text["hidden_size"],
-        intermediate=text["intermediate_size"],
+        intermediate=text.get("moe_intermediate_size") or text["intermediate_size"],
         heads=heads,
         kv_heads=text["num_key_value_heads"],
         head_dim=text.get("head_dim") or text["hidden_size"] // heads,

@@ -1,9 +1,11 @@
 """The preflight: everything wrong with a run's settings and data is said before anything starts."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,6 +196,42 @@ def test_settings_that_this_trainer_cannot_serve_are_named_by_stage(
             found[config.kind] = [problem.path for problem in error.problems]
 
     assert found == problems
+
+
+MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2, "vocab_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text", "fields"),
+    [
+        ("qwen3_vl", {}, []),
+        ("qwen3_vl_moe", {**MIXTURE, "num_experts": 4}, []),
+        ("qwen3_vl_moe", MIXTURE, ["numExperts"]),
+        ("qwen3_vl_moe", {**MIXTURE, "num_experts_per_tok": 1}, ["numExperts", "expertsPerToken"]),
+        ("qwen3_vl_moe", {**MIXTURE, "num_experts": 4, "mlp_only_layers": [0]}, ["model"]),
+        ("qwen3_vl", {"vocab_size": 65}, ["model"]),
+        ("qwen2_vl", {}, ["model"]),
+    ],
+)
+def test_a_discriminator_that_does_not_suit_is_found_by_its_config(
+    tmp_path: Path, model_type: str, text: dict[str, Any], fields: list[str]
+) -> None:
+    kinds = {"policy": ("qwen3_vl", {"vocab_size": 64}), "start": (model_type, text)}
+    for name, (kind, values) in kinds.items():
+        (tmp_path / name).mkdir()
+        content = {"model_type": kind, "text_config": values}
+        (tmp_path / name / "config.json").write_text(json.dumps(content))
+    changes: Changes = {
+        "spec.model.uri": file_uri(tmp_path / "policy"),
+        "spec.stages.align.discriminator.model": {"uri": file_uri(tmp_path / "start")},
+    }
+    _, align, _ = configs(changes)
+    found = []
+    try:
+        check_supported(align)
+    except SpecError as error:
+        found = [problem.path for problem in error.problems]
+    assert found == [f"stages.align.discriminator.{field}" for field in fields]
 
 
 def test_a_mistake_is_found_without_loading_torch() -> None:

@@ -61,14 +61,20 @@ VISION: dict[str, Any] = {
 
 
 def build_model(
-    seed: int = 0, vocabulary: int = VOCABULARY, dtype: torch.dtype = torch.float32
+    seed: int = 0,
+    vocabulary: int = VOCABULARY,
+    dtype: torch.dtype = torch.float32,
+    text: dict[str, Any] | None = None,
 ) -> Any:
-    """A model with random weights and transformers' own attention; a function of the seed."""
+    """A model with random weights and transformers' own attention; a function of the seed.
+
+    `text`: what differs in the language model.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(
             Qwen3VLConfig(
-                text_config={**TEXT, "vocab_size": vocabulary},
+                text_config={**TEXT, "vocab_size": vocabulary, **(text or {})},
                 vision_config=dict(VISION),
                 image_token_id=IMAGE,
                 video_token_id=VIDEO,

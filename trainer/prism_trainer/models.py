@@ -71,12 +71,20 @@ def export(
 
     All processes take part; those without a folder only give their parts of the weights.
     """
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    export_model(folder, config, weights)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        config = copy.deepcopy(model.config)
-        config.architectures, config.dtype = [type(model).__name__], torch.float32
-        config.save_pretrained(folder)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
         processor.save_pretrained(folder)
+
+
+def export_model(folder: Path | None, config: Any, weights: Mapping[str, TensorSource]) -> None:
+    """Write config and float32 weights; see `export`."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = copy.deepcopy(config)
+        config.dtype = torch.float32
+        config.save_pretrained(folder)
     write_model(folder, weights)

@@ -6,21 +6,25 @@ no torch, so that a mistake shows within seconds and before anything is loaded.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
-from prism_api.resources import DataSource
+from prism_api.resources import DataSource, ModelSource
 from prism_api.stage_config import StageConfig
-from prism_api.stages import AlignStage, RlvrStage, SftStage
+from prism_api.stages import AlignStage, Discriminator, RlvrStage, SftStage
+from prism_api.uris import local_path, scheme
 from prism_trainer.attempt import read_config
 from prism_trainer.data.rows import Need, check_dataset
+from prism_trainer.discriminator.start import start_problems
 
 _UPDATES = ("auto", "reload")
 """How this trainer brings weights to rollout servers."""
@@ -95,7 +99,7 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
 
 def check_supported(config: StageConfig) -> None:
     """Raise SpecError for settings that this trainer cannot serve, all of them."""
-    own = f"stages.{config.kind}"
+    stage, own = config.stage, f"stages.{config.kind}"
     problems = []
     rollout = config.rollout
     if rollout is not None and rollout.backend == "vllm" and rollout.weight_update not in _UPDATES:
@@ -103,6 +107,8 @@ def check_supported(config: StageConfig) -> None:
         problems.append(FieldProblem(f"{own}.rollout.weightUpdate", problem, "set auto or reload"))
     if config.workers.engine.startswith("deepspeed"):
         problems += _deepspeed_problems(config, own)
+    if isinstance(stage, AlignStage) and stage.objective == "adversarial":
+        problems += _discriminator_problems(stage.discriminator, config.model)
     if problems:
         raise SpecError(problems)
 
@@ -117,6 +123,23 @@ def _deepspeed_problems(config: StageConfig, own: str) -> list[FieldProblem]:
         problem = f"is not available with {engine}"
         problems.append(FieldProblem(f"{own}.offloadOptimizer", problem, remedy))
     return problems
+
+
+def _discriminator_problems(settings: Discriminator, policy: ModelSource) -> Iterator[FieldProblem]:
+    """As far as the files are on this machine; the rest is said when they are loaded."""
+    start = _model_config(settings.model) if settings.model else None
+    if start is not None:
+        yield from start_problems(start, _model_config(policy) or {}, settings)
+
+
+def _model_config(model: ModelSource) -> dict[str, Any] | None:
+    if scheme(model.uri) != "file":
+        return None
+    try:
+        config = json.loads((local_path(model.uri) / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 if __name__ == "__main__":

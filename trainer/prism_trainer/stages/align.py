@@ -10,18 +10,16 @@ advantages of the scores before that step (reference code, one update each).
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from prism_api.stages import AlignStage
 from prism_trainer.data.rows import Dataset, Need
 from prism_trainer.discriminator.comparison import Comparison
 from prism_trainer.discriminator.discriminator import Discriminator, ScoredBatch
+from prism_trainer.discriminator.layout import OwnTensors, published
+from prism_trainer.discriminator.loading import load_discriminator
 from prism_trainer.discriminator.metrics import comparison_metrics
-from prism_trainer.discriminator.model import upcycle
 from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.gating import Grade
 from prism_trainer.losses.policy import ON_POLICY
-from prism_trainer.models import load_policy
 from prism_trainer.rewards.response import parse_response
 from prism_trainer.seeds import derive_seed
 from prism_trainer.stages.align_advantages import (
@@ -32,9 +30,19 @@ from prism_trainer.stages.align_advantages import (
 )
 from prism_trainer.stages.align_pairs import PairSource, segments
 from prism_trainer.stages.policy_update import PolicyUpdate, update_metrics
-from prism_trainer.stages.program import Metrics, Phase, Sources, StageContext, Stateless, Tensors
+from prism_trainer.stages.program import (
+    Metrics,
+    ModelFiles,
+    Phase,
+    Sources,
+    StageContext,
+    Stateless,
+    Tensors,
+)
 from prism_trainer.stages.prompts import PromptSource
 from prism_trainer.stages.sampling import SampledGroup, response_metrics, sample
+
+_MODEL, _OPTIMIZER = "discriminator", "discriminator-optimizer"
 
 
 class AlignProgram(Stateless):
@@ -63,8 +71,9 @@ class AlignProgram(Stateless):
     def _build_discriminator(self) -> Discriminator:
         settings, context = self._settings.discriminator, self._context
         uri = settings.model.uri if settings.model else context.initial_model
-        dense = load_policy(uri, True, torch.device("cpu")).model
-        model = upcycle(dense, settings, context.config.seed).to(context.ranks.device).train()
+        policy = context.policy.model.config
+        model = load_discriminator(uri, policy, settings, context.config.seed)
+        model = model.to(context.ranks.device).train()
         if context.savings.recompute_discriminator:
             checkpoint_layers(model)
         workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack
@@ -159,17 +168,21 @@ class AlignProgram(Stateless):
         return Comparison(draw.prompt, teacher, students, seed)
 
     def tensors(self) -> Sources:
-        """Weights and current optimizer of the discriminator."""
+        """The current optimizer of the discriminator."""
+        optimizer = self._discriminator.optimizer
+        return {_OPTIMIZER: optimizer.state() if optimizer else {}}
+
+    def models(self) -> dict[str, ModelFiles]:
+        """The discriminator, as transformers loads it."""
         network = self._discriminator
-        optimizer = network.optimizer.state() if network.optimizer else {}
-        return {"discriminator": network.weights(), "discriminator-optimizer": optimizer}
+        return {_MODEL: ModelFiles(network.model.tower.config, published(network.weights()))}
 
     def load_tensors(self, tensors: Tensors) -> None:
-        """Restore what `tensors` gave; the phase must be known."""
+        """Restore what `tensors` and `models` gave; the phase must be known."""
         network = self._discriminator
-        network.load_weights(tensors["discriminator"])
+        network.load_weights(OwnTensors(tensors[_MODEL]))
         if network.optimizer is not None:
-            network.optimizer.load_state(tensors["discriminator-optimizer"])
+            network.optimizer.load_state(tensors[_OPTIMIZER])
 
     def facts(self) -> dict[str, Any]:
         """The phase whose optimizer is kept."""
