@@ -65,9 +65,6 @@ def _memory_lines(step: TrainStep, shapes: Mapping[str, ModelShape]) -> Iterator
         missing = step.model.uri if policy is None or opponent is None else opponent.uri
         yield f"  parameters unknown: the config.json of {missing} is not on this machine"
         return
-    if opponent is not None and dense is not None and dense.experts:
-        yield f"  warning    no discriminator can be made of {opponent.uri}: it has experts already"
-        return
     yield "  parameters " + ", ".join(_parameters(step, policy, dense))
     if step.gpus:
         memory = step.workers.gpu_memory_gib * GIB

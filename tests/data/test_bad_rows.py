@@ -269,6 +269,18 @@ BAD_ROWS = (
         "column 'student_cot' is missing, empty or not a text",
     ),
     Bad(
+        "a pair of whole responses without a student's",
+        "pair",
+        a_prompt_row(teacher_response=BLOCKS),
+        "column 'student_response' is missing",
+    ),
+    Bad(
+        "gating without a gold answer",
+        "teacher_truth",
+        a_teacher_row(reward_model=None),
+        "reward_model.ground_truth is missing, empty or not a text; give the answer, or remove",
+    ),
+    Bad(
         "a pair without a teacher",
         "pair",
         _without(a_pair(), "teacher_caption"),

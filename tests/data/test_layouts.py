@@ -95,6 +95,24 @@ def test_warm_up_pairs(tmp_path: Path) -> None:
     assert row.student_reasoning == "<think>\nmaybe 60\n</think>\n<answer>\n60\n</answer>"
 
 
+def test_a_warm_up_pair_of_whole_responses_is_cut_behind_the_captions(tmp_path: Path) -> None:
+    pair = json.loads(WARM_UP_PAIR)
+    whole = {name: pair[name] for name in ("id", "image", "question")} | {
+        f"{who}_response": f"{pair[f'{who}_caption']}\n{pair[f'{who}_cot']}"
+        for who in ("teacher", "student")
+    }
+
+    row = read(in_a_file(json.dumps(whole), tmp_path, ".jsonl"), "pair")
+
+    for who, caption, reasoning in (
+        ("teacher", row.teacher_caption, row.teacher_reasoning),
+        ("student", row.student_caption, row.student_reasoning),
+    ):
+        assert caption == pair[f"{who}_caption"]
+        assert reasoning is not None
+        assert reasoning.strip() == pair[f"{who}_cot"]
+
+
 def test_the_alignment_parquet(tmp_path: Path) -> None:
     row = read(write_parquet(tmp_path / "align.parquet", [ALIGNMENT_ROW]), "teacher")
 

@@ -248,6 +248,32 @@ def test_every_data_set_is_read_for_what_its_stage_needs_and_only_once(
     ]
 
 
+def test_warm_up_pairs_are_read_with_the_rest(tmp_path: Path, data: Changes) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [a_teacher_row(images=[], prompt=QUESTION)])
+    field = "spec.stages.align.discriminator.warmup.data"
+
+    done = checked(*written(tmp_path, configs({**data, field: {"uri": file_uri(pairs)}})))
+
+    assert done.returncode == ExitCode.BAD_DATA
+    assert done.stderr.startswith(f"{pairs} row 0: column 'student_caption' is missing")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_gating_needs_a_gold_answer_in_every_row(tmp_path: Path, data: Changes) -> None:
+    row = a_teacher_row(images=[], prompt=QUESTION)
+    path = write_jsonl(tmp_path / "align.jsonl", [row, {**row, "reward_model": None}])
+    gating = {"spec.stages.align.gating": {"mode": "sign_align"}}
+
+    without, done = (
+        checked(*written(tmp_path, configs({**data, **changes}))) for changes in ({}, gating)
+    )
+
+    assert without.returncode == 0
+    assert done.returncode == ExitCode.BAD_DATA
+    assert done.stderr.startswith(f"{path} row 1: reward_model.ground_truth is missing")
+    assert "or remove stages.align.gating" in done.stderr
+
+
 def test_several_files_of_a_stage_are_one_data_set() -> None:
     sources = [{"uri": "file://a.parquet"}, {"uri": "file://b.parquet"}]
     sft, *_ = configs({"spec.stages.sft.data": sources, "spec.evaluation": REMOVED})
@@ -281,10 +307,7 @@ def test_several_files_of_a_stage_are_one_data_set() -> None:
             {"spec.rollout": {"backend": "vllm", "weightUpdate": "nccl"}},
             {kind: [f"stages.{kind}.rollout.weightUpdate"] for kind in ("align", "rlvr")},
         ),
-        (
-            {"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}},
-            {"align": ["stages.align.discriminator.warmup.data"]},
-        ),
+        ({"spec.stages.align.discriminator.warmup.data": {"uri": "file:///w.parquet"}}, {}),
     ],
 )
 def test_settings_that_this_trainer_cannot_serve_are_named_by_stage(
@@ -300,6 +323,42 @@ def test_settings_that_this_trainer_cannot_serve_are_named_by_stage(
             found[config.kind] = [problem.path for problem in error.problems]
 
     assert found == problems
+
+
+MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2, "vocab_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text", "fields"),
+    [
+        ("qwen3_vl", {}, []),
+        ("qwen3_vl_moe", {**MIXTURE, "num_experts": 4}, []),
+        ("qwen3_vl_moe", MIXTURE, ["numExperts"]),
+        ("qwen3_vl_moe", {**MIXTURE, "num_experts_per_tok": 1}, ["numExperts", "expertsPerToken"]),
+        ("qwen3_vl_moe", {**MIXTURE, "num_experts": 4, "mlp_only_layers": [0]}, ["model"]),
+        ("qwen3_vl", {"vocab_size": 65}, ["model"]),
+        ("qwen2_vl", {}, ["model"]),
+    ],
+)
+def test_a_discriminator_that_does_not_suit_is_found_by_its_config(
+    tmp_path: Path, model_type: str, text: dict[str, Any], fields: list[str]
+) -> None:
+    kinds = {"policy": ("qwen3_vl", {"vocab_size": 64}), "start": (model_type, text)}
+    for name, (kind, values) in kinds.items():
+        (tmp_path / name).mkdir()
+        content = {"model_type": kind, "text_config": values}
+        (tmp_path / name / "config.json").write_text(json.dumps(content))
+    changes: Changes = {
+        "spec.model.uri": file_uri(tmp_path / "policy"),
+        "spec.stages.align.discriminator.model": {"uri": file_uri(tmp_path / "start")},
+    }
+    _, align, _ = configs(changes)
+    found = []
+    try:
+        check_supported(align)
+    except SpecError as error:
+        found = [problem.path for problem in error.problems]
+    assert found == [f"stages.align.discriminator.{field}" for field in fields]
 
 
 def test_a_mistake_is_found_without_loading_torch() -> None:

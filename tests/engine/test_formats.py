@@ -24,9 +24,8 @@ from model_builders import (
 from prism_api.errors import DataError, SpecError
 from prism_api.model_shape import shape_of
 from prism_api.optimization import Optimization
-from prism_api.stages import Discriminator, Lora
+from prism_api.stages import Lora
 from prism_api.uris import file_uri
-from prism_trainer.discriminator.model import upcycle
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.lora import add_adapters
 from prism_trainer.engine.policy import Policy
@@ -262,8 +261,3 @@ def test_a_mixtures_attention_can_have_adapters() -> None:
     add_adapters(model, Lora(rank=4, target_modules=("q_proj", "v_proj")), 0)
     trained = [n for n, p in model.named_parameters() if p.requires_grad and ".visual." not in n]
     assert len(trained) == 3 * 2 * 2
-
-
-def test_a_mixture_is_not_upcycled(mixture: Any) -> None:
-    with pytest.raises(SpecError, match="a mixture of experts cannot be upcycled"):
-        upcycle(mixture, Discriminator(), 0)

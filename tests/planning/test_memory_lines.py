@@ -1,7 +1,6 @@
 """What `prism plan` says of parameters and memory, and where it has the models' sizes from."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +82,6 @@ def test_sequences_at_once_are_said_where_the_trainer_samples() -> None:
     changes: Changes = {**ONE_GPU, "spec.rollout": {"backend": "inprocess"}}
     assert len(lines_of(changes, "at once")) == 2
     assert lines_of(ONE_GPU, "at once") == []
-
-
-def test_a_mixture_of_experts_makes_no_discriminator() -> None:
-    mixture = {HUB: replace(PUBLISHED_SHAPES[HUB], experts=8)}
-    text = render_plan(a_plan(ONE_GPU), mixture, as_json=False)
-    assert f"no discriminator can be made of {HUB}: it has experts already" in text
 
 
 def test_what_does_not_fit_is_said() -> None:

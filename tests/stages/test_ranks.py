@@ -16,16 +16,18 @@ from typing import Literal
 import pytest
 
 import stages_under_torchrun
+from prism_api.gating import Gating
 from prism_api.reinforcement import RolloutCorrection
 from prism_api.resources import DataSource, Engine, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
-from prism_api.stages import Lora
+from prism_api.stages import Lora, Warmup
 from rlvr_builders import dapo_stage
 from stage_builders import (
     Finished,
     Row,
     align_stage,
+    pairs_of,
     rlvr_stage,
     run_to_end,
     sft_stage,
@@ -39,11 +41,12 @@ pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
 SHARED: tuple[Engine, ...] = ("replicated", "fsdp2")
-UNEVEN = ("align-uneven", "align-supervised", "grpo-uneven")
+UNEVEN = ("align-uneven", "align-pairs-uneven", "align-supervised", "grpo-uneven")
 RUNS: list[tuple[Engine, str]] = [
     ("replicated", "sft"),
     ("replicated", "align-learned"),
     ("replicated", "align-segment"),
+    ("replicated", "align-pairs"),
     ("replicated", "grpo"),
     ("replicated", "gspo"),
     ("replicated", "dr-grpo"),
@@ -72,14 +75,33 @@ def uneven(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataSou
 
 
 @pytest.fixture(scope="module")
+def uneven_pairs(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataSource:
+    """Every third line is too long."""
+    mixed = [row if i % 3 else with_long_prompt(row) for i, row in enumerate(pairs_of(rows))]
+    return write_rows(tmp_path_factory.mktemp("uneven-pairs") / "pairs.parquet", mixed)
+
+
+@pytest.fixture(scope="module")
 def stages(
-    demos: DataSource, teachers: DataSource, prompts: DataSource, uneven: DataSource
+    demos: DataSource,
+    teachers: DataSource,
+    prompts: DataSource,
+    pairs: DataSource,
+    uneven: DataSource,
+    uneven_pairs: DataSource,
 ) -> dict[str, AnyStage]:
     lora = Lora(rank=4)
+    warmup = {"batch_size": 8, "learning_rate": 1e-3, "steps": 3}
+    few = {**warmup, "batch_size": 2}
     return {
         "sft": sft_stage(demos, steps=5, max_tokens_per_pack=150),
         "align-learned": align_stage(teachers),
         "align-segment": align_stage(teachers, discriminator={"routing": "segment"}),
+        "align-pairs": align_stage(
+            teachers,
+            discriminator={"warmup": Warmup(data=pairs, **warmup)},
+            gating=Gating(mode="rlvr_v2"),
+        ),
         "grpo": rlvr_stage(
             prompts, learning_rate=1e-4, mini_batches=2, kl_coef=0.01, entropy_coef=0.001
         ),
@@ -95,6 +117,9 @@ def stages(
         ),
         "dapo": dapo_stage(prompts),
         "align-uneven": align_stage(uneven, batch_size=2),
+        "align-pairs-uneven": align_stage(
+            uneven, batch_size=2, discriminator={"warmup": Warmup(data=uneven_pairs, **few)}
+        ),
         "align-supervised": align_stage(uneven, batch_size=2, objective="supervised"),
         "grpo-uneven": rlvr_stage(uneven, learning_rate=1e-4, batch_size=2, mini_batches=2),
     }

@@ -81,9 +81,14 @@ def build_model(
     dtype: torch.dtype = torch.float32,
     mixture: bool = False,
     tied: bool = False,
+    text: dict[str, Any] | None = None,
 ) -> Any:
-    """A model with random weights and transformers' own attention; a function of the seed."""
-    text = {**TEXT, **(EXPERTS if mixture else {}), "vocab_size": vocabulary}
+    """A model with random weights and transformers' own attention; a function of the seed.
+
+    `text`: what differs in the language model.
+    """
+    experts = EXPERTS if mixture else {}
+    own = {"vocab_size": vocabulary, "tie_word_embeddings": tied, **(text or {})}
     config_of, model_of = {
         False: (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
         True: (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration),
@@ -91,7 +96,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = config_of(
-            text_config={**text, "tie_word_embeddings": tied},
+            text_config={**TEXT, **experts, **own},
             vision_config=dict(VISION),
             image_token_id=IMAGE,
             video_token_id=VIDEO,

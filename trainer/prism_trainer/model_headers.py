@@ -5,13 +5,14 @@ transformers alone would fill what is missing with noise and pass over what is t
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prism_api.errors import DataError
 from prism_trainer.model_tensors import (
+    LANGUAGE_HEAD,
     Shape,
     config_problem,
     is_experts,
@@ -36,16 +37,20 @@ class Entry:
     dtype: str
 
 
-def check_model(folder: Path) -> None:
-    """Raise DataError, with files and tensors by name, unless the folder holds a whole
-    Qwen3-VL."""
+def check_model(folder: Path, optional: Collection[str] = ()) -> None:
+    """Raise DataError, with files and tensors by name, unless the folder holds a whole Qwen3-VL.
+
+    `optional`: tensors that may be there or not.
+    """
     config = read_config(folder)
     found = read_entries(folder)
     try:
         expected = tensors_of(config)
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder / CONFIG}: lacks {error}, which a Qwen3-VL has") from None
-    problems = [*_missing(folder, expected, found), *_wrong(config, expected, found)]
+    if config.get("tie_word_embeddings", False):
+        optional = (*optional, LANGUAGE_HEAD)  # written out or not, it is the embedding
+    problems = [*_missing(expected, found, optional), *_wrong(expected, found, optional)]
     if problems:
         remedy = "take a whole copy of the model, and the config.json that belongs to it"
         raise DataError(f"{folder}: {'; '.join(problems)}; {remedy}")
@@ -119,20 +124,19 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _missing(
-    folder: Path, expected: Mapping[str, Shape], found: Mapping[str, Entry]
+    expected: Mapping[str, Shape], found: Mapping[str, Entry], optional: Collection[str]
 ) -> Iterator[str]:
-    lacking = [name for name in expected if name not in found]
+    lacking = [name for name in expected if name not in found and name not in optional]
     if lacking:
         files = ", ".join(sorted({entry.file for entry in found.values()}))
         yield f"{files}: {_some(lacking)} missing"
 
 
 def _wrong(
-    config: Mapping[str, Any], expected: Mapping[str, Shape], found: Mapping[str, Entry]
+    expected: Mapping[str, Shape], found: Mapping[str, Entry], optional: Collection[str]
 ) -> Iterator[str]:
-    # A tied head may be there all the same; it is the embedding.
-    tied = {"lm_head.weight"} if config.get("tie_word_embeddings", False) else set()
-    extra = [f"{e.file}: {n}" for n, e in found.items() if n not in expected and n not in tied]
+    known_names = {*expected, *optional}
+    extra = [f"{entry.file}: {name}" for name, entry in found.items() if name not in known_names]
     if extra:
         yield f"{_some(extra)} not of this model"
     known = {name: entry for name, entry in found.items() if name in expected}

@@ -14,6 +14,7 @@ Shape = tuple[int, ...]
 
 DENSE, MIXTURE = "qwen3_vl", "qwen3_vl_moe"
 MODEL_TYPES = (DENSE, MIXTURE)
+LANGUAGE_HEAD = "lm_head.weight"
 _TEXT, _VISION = "model.language_model", "model.visual"
 _EXPERTS = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
 
@@ -54,7 +55,7 @@ def tensors_of(config: Mapping[str, Any]) -> dict[str, Shape]:
     result = dict(_text_tensors(text))
     result |= {f"{_VISION}.{name}": shape for name, shape in _vision(config["vision_config"])}
     if not config.get("tie_word_embeddings", False):
-        result["lm_head.weight"] = (text["vocab_size"], text["hidden_size"])
+        result[LANGUAGE_HEAD] = (text["vocab_size"], text["hidden_size"])
     return result
 
 

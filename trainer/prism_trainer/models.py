@@ -45,16 +45,13 @@ class LoadedModel:
 
 
 def model_folder(uri: str) -> Path:
-    """The folder of a checked model; one on a hub is fetched into its cache. Raises DataError."""
+    """The folder of a model; one on a hub is fetched into its cache. Raises DataError."""
     if scheme(uri) != "hf":
-        folder = local_path(uri)
-    else:
-        try:
-            folder = Path(snapshot_download(uri.removeprefix("hf://"), allow_patterns=[*_FILES]))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{uri}: cannot be fetched from the hub ({error})") from None
-    check_model(folder)
-    return folder
+        return local_path(uri)
+    try:
+        return Path(snapshot_download(uri.removeprefix("hf://"), allow_patterns=[*_FILES]))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{uri}: cannot be fetched from the hub ({error})") from None
 
 
 def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> LoadedModel:
@@ -63,6 +60,7 @@ def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> Loa
     Raises DataError if it cannot be read, or is not whole.
     """
     folder = model_folder(uri)
+    check_model(folder)
     try:
         model, processor = _load(folder), AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -119,12 +117,20 @@ def export(
 
     All processes take part; those without a folder only give their parts of the weights.
     """
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    export_model(folder, config, published(weights))
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        config = copy.deepcopy(model.config)
-        config.architectures, config.dtype = [type(model).__name__], torch.float32
-        config.save_pretrained(folder)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
         processor.save_pretrained(folder)
-    write_model(folder, published(weights))
+
+
+def export_model(folder: Path | None, config: Any, weights: Mapping[str, TensorSource]) -> None:
+    """Write config and float32 weights, as files have them; see `export`."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = copy.deepcopy(config)
+        config.dtype = torch.float32
+        config.save_pretrained(folder)
+    write_model(folder, weights)

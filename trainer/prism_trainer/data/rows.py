@@ -32,9 +32,12 @@ _CHECKED_TOGETHER = 64
 
 _TAGS = ("<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>")
 
-Need = Literal["response", "teacher", "pair", "truth"]
-"""What a row is for: a demonstration (SFT), a teacher's text (alignment), a teacher's and a
-student's text (warm-up), an answer to verify (RLVR, evaluation)."""
+Need = Literal["response", "teacher", "teacher_truth", "pair", "truth"]
+"""What a row is for: a demonstration (SFT), a teacher's text (alignment), that and an answer to
+verify (alignment with gating), a teacher's and a student's text (warm-up), an answer to verify
+(RLVR, evaluation)."""
+
+_SEGMENTS = ("teacher_caption", "teacher_cot", "student_caption", "student_cot")
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,11 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
     marks = sum(turn["content"].count("<image>") for turn in turns)
     if marks != len(images):
         raise DataError(f"{origin}: {marks} <image> in the prompt but {len(images)} images")
-    if need in ("teacher", "pair"):
-        response = _whole_text("teacher", raw, origin)
     if need == "pair":
+        raw = _with_segments(raw, origin)
         _whole_text("student", raw, origin)
+    if need in ("teacher", "teacher_truth", "pair"):
+        response = _whole_text("teacher", raw, origin)
     return Row(
         origin=origin,
         id=str(raw.get("id") or origin),
@@ -156,7 +160,7 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
         teacher_reasoning=optional_text_of(raw, "teacher_cot", origin),
         student_caption=raw["student_caption"] if need == "pair" else None,
         student_reasoning=raw["student_cot"] if need == "pair" else None,
-        truths=_truths(raw, origin) if need == "truth" else (),
+        truths=_truths(raw, origin, need) if need in ("truth", "teacher_truth") else (),
     )
 
 
@@ -166,6 +170,19 @@ def with_system_turn(row: Row, system_message: str | None) -> Row:
         return row
     turn = {"role": "system", "content": system_message}
     return replace(row, messages=(turn, *row.messages))
+
+
+def _with_segments(raw: RawRow, origin: str) -> RawRow:
+    """A pair of whole responses, without any of the segments, is cut behind the captions."""
+    if raw.get("teacher_response") is None or any(raw.get(n) is not None for n in _SEGMENTS):
+        return raw
+    segments: RawRow = {}
+    for who in ("teacher", "student"):
+        whole = text_of(raw, f"{who}_response", origin)
+        _check_blocks(whole, origin, f"the {who}'s text")
+        caption, tag, rest = whole.partition("</caption>")
+        segments |= {f"{who}_caption": caption + tag, f"{who}_cot": rest}
+    return {**raw, **segments}
 
 
 def _whole_text(who: str, raw: RawRow, origin: str) -> str:
@@ -207,13 +224,15 @@ def _check_blocks(text: str, origin: str, what: str) -> None:
             raise DataError(f"{origin}: {what} holds {tag} {count} times; leave only the block's")
 
 
-def _truths(raw: RawRow, origin: str) -> tuple[str, ...]:
+def _truths(raw: RawRow, origin: str, need: Need) -> tuple[str, ...]:
     fields = raw.get("reward_model")
     model = fields if isinstance(fields, dict) else {}
     truth = model.get("ground_truth")
     if not is_text(truth) or not truth.strip():
+        remedy = "" if need == "truth" else ", or remove stages.align.gating, which asks for it"
         raise DataError(
             f"{origin}: reward_model.ground_truth is missing, empty or not a text; give the answer"
+            f"{remedy}"
         )
     others = model.get("equivalent_answers") or []
     if not isinstance(others, list) or not all(map(is_text, others)):
