@@ -8,9 +8,12 @@ images, the others only text, or nothing at all.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from discriminator_builders import build_comparisons, decided
@@ -20,6 +23,8 @@ from prism_api import stages
 from prism_api.algorithms import resolve_rlvr
 from prism_api.optimization import Optimization
 from prism_api.resources import DataSource, Engine
+from prism_store.checkpoints import read_checkpoint
+from prism_store.store import DirectoryStore
 from prism_trainer.discriminator.discriminator import Discriminator
 from prism_trainer.discriminator.model import upcycle
 from prism_trainer.distributed import Ranks
@@ -30,8 +35,10 @@ from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.generation.generator import InProcessGenerator
 from prism_trainer.losses.policy import objective_of
 from prism_trainer.rollouts import Request, SamplingParams
+from prism_trainer.rollouts.publish import Publisher
 from prism_trainer.stages.policy_update import PolicyUpdate
 from prism_trainer.stages.sft import supervised_update
+from stage_builders import stage_config
 
 T = TypeVar("T")
 STEPS = 3
@@ -269,6 +276,28 @@ def _shows(prompt: Prompt) -> bool:
     return bool(prompt.grids)
 
 
+def published(engine: Engine, ranks: Ranks) -> Outcome:
+    """What rollout servers are given: adapters merged, after a step."""
+    lora = stages.Lora(rank=2)
+    model = packed(build_model()).train()
+    add_adapters(model, lora, seed=3)
+    policy = Policy(model, ranks, "fp32", MAX_TOKENS, engine)
+    policy.start_training(SETTINGS, STEPS)
+    supervised_update(context_of(policy), share_of_groups(ranks), 0)
+    with TemporaryDirectory() as made:
+        folder = Path(ranks.gather(made)[0])
+        absent = DataSource(uri="file:///none.parquet")
+        config = stage_config(stages.RlvrStage(data=absent), folder, folder)
+        store = DirectoryStore(config.stage_uri)
+        publisher = Publisher(store, config, ranks, folder / "work", torch.float32)
+        weights = publisher.publish(policy.weights(), 1)
+        (path,) = read_checkpoint(weights.checkpoint).files.values()
+        outcome = Outcome(weights=load_file(path))
+        ranks.barrier()
+    outcome.values = {"tensors": torch.tensor(len(outcome.weights))}
+    return outcome
+
+
 def split(loss: Loss, packs: int, engine: Engine, ranks: Ranks) -> Outcome:
     """A loss on so many packs in each process; one process has it all in one pack."""
     return Outcome(gradients=loss(engine, ranks, packs if ranks.world_size > 1 else 1))
@@ -286,6 +315,7 @@ CASES: dict[str, Case] = {
     "adapted": adapted,
     "adversarial": adversarial,
     "generated": generated,
+    "published": published,
     **{
         f"{name} in {packs}": partial(split, loss, packs)
         for name, loss in LOSSES.items()

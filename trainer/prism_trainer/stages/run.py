@@ -94,7 +94,7 @@ def _rollout_client(
     dtype = torch.bfloat16 if policy.half_precision else torch.float32
     store = open_store(config.stage_uri)
     publisher = Publisher(store, config, policy.ranks, work_folder, dtype)
-    return VllmClient(servers, policy.model, publisher)
+    return VllmClient(servers, policy.model, policy.weights, publisher)
 
 
 def rollout_servers(environment: Mapping[str, str]) -> Servers:
