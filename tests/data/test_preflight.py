@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from commands import Done
@@ -187,14 +188,32 @@ def test_length_limits_beyond_the_models_context_are_named(tmp_path: Path, data:
 def test_a_model_whose_files_disagree_is_named_once_for_all_stages(
     tmp_path: Path, data: Changes, digits_folder: Path
 ) -> None:
-    ignore = shutil.ignore_patterns("*.safetensors")
-    folder = shutil.copytree(digits_folder / "model", tmp_path / "model", ignore=ignore)
+    folder = shutil.copytree(digits_folder / "model", tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
 
     (error,) = find_errors(written(tmp_path, configs(data | {"spec.model.uri": file_uri(folder)})))
 
     assert error.exit_code == ExitCode.BAD_DATA
     assert str(error).startswith(f"{folder}/chat_template.jinja: is missing")
+
+
+def test_a_model_that_lacks_tensors_is_found_by_its_headers(
+    tmp_path: Path, data: Changes, digits_folder: Path
+) -> None:
+    """That of the policy, and that which the discriminator starts from."""
+    changes = dict(data)
+    for field in ("spec.model.uri", "spec.stages.align.discriminator.model"):
+        folder = shutil.copytree(digits_folder / "model", tmp_path / field)
+        weights = load_file(folder / "model.safetensors")
+        del weights["lm_head.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        uri = file_uri(folder)
+        changes[field] = uri if field.endswith("uri") else {"uri": uri}
+
+    errors = find_errors(written(tmp_path, configs(changes)))
+
+    assert [error.exit_code for error in errors] == [ExitCode.BAD_DATA] * 2
+    assert all("model.safetensors: lm_head.weight is missing" in str(e) for e in errors)
 
 
 def test_a_missing_model_does_not_hide_bad_data(tmp_path: Path, data: Changes) -> None:
