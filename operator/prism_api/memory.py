@@ -44,6 +44,8 @@ class MemoryPlan:
     """Optimizer states in the host's memory, per process."""
     gpu_bytes: int
     """What there is."""
+    rollout_sequences: int | None = None
+    """In-process rollouts: sequences whose cache fits at once even if all reach their limit."""
 
     @property
     def fits(self) -> bool:
@@ -66,7 +68,7 @@ class _Network:
         return 1 if self.workers.engine == "replicated" else self.workers.world_size
 
     @property
-    def _width(self) -> int:
+    def width(self) -> int:
         """Bytes of a number in a pass."""
         return 2 if self.workers.precision == "bf16" else 4
 
@@ -75,9 +77,9 @@ class _Network:
         """With DeepSpeed, only what is trained has one beside the weights of the passes."""
         weights, engine = self.shape.parameters, self.workers.engine
         if engine == "deepspeed-zero2":
-            return self._width * weights + 4 * self.trained // self._parts
+            return self.width * weights + 4 * self.trained // self._parts
         if engine == "deepspeed-zero3":
-            return (self._width * weights + 4 * self.trained) // self._parts
+            return (self.width * weights + 4 * self.trained) // self._parts
         return 4 * weights // self._parts
 
     @property
@@ -94,17 +96,17 @@ class _Network:
         layers in flight."""
         shape = self.shape
         if self.workers.engine == "replicated":
-            return shape.parameters * 2 if self._width == 2 else 0
+            return shape.parameters * 2 if self.width == 2 else 0
         if self.workers.engine == "deepspeed-zero2":
             return _BUCKETS
         in_flight = shape.outer_parameters + 3 * max(
             shape.layer_parameters, shape.vision.block_parameters
         )
-        return in_flight * (2 * self._width + 4)
+        return in_flight * (2 * self.width + 4)
 
     def activations(self, tokens: int, patches: int) -> int:
         """Kept from the forward for the backward pass of a pack."""
-        s, scale = self.shape, self._width / 2
+        s, scale = self.shape, self.width / 2
         layer = 2 * s.hidden + self._layer_bytes if self.recompute else self._layer_bytes
         layers = s.layers * 2 * s.hidden + layer if self.recompute else s.layers * layer
         v = s.vision
@@ -201,12 +203,32 @@ def _plan(
         phases[f"{name} update"] = base + resting + own + passes
         if offloaded:
             phases[f"{name} optimizer step"] = base + resting + own + n.moments
+    sequences = None
     if rollout is not None and rollout.backend == "inprocess" and not isinstance(stage, SftStage):
-        length = stage.max_prompt_tokens + stage.max_response_tokens
-        cache = rollout.batch_size * length * policy_shape.layers * 4 * policy_shape.keys
-        phases["rollouts"] = base + resting + 2 * policy_shape.parameters + cache
+        held = base + resting + policy.width * policy_shape.parameters
+        each = _cache_bytes(stage, policy)
+        room = int(_USABLE * gpu_bytes) - held
+        sequences = sequences_that_fit(rollout.batch_size, each, room)
+        phases["rollouts"] = held + sequences * each
     host = sum(n.moments for n in networks.values()) if offloaded else 0
-    return MemoryPlan(savings, phases, host, gpu_bytes)
+    return MemoryPlan(savings, phases, host, gpu_bytes, sequences)
+
+
+def _cache_bytes(stage: AnyStage, policy: _Network) -> int:
+    """Keys and values of one sequence of the largest length."""
+    length = stage.max_prompt_tokens + stage.max_response_tokens
+    return length * policy.shape.layers * 2 * policy.width * policy.shape.keys
+
+
+def sequences_that_fit(wanted: int, bytes_each: int, usable_bytes: int) -> int:
+    """`wanted`, halved until that many fit; at least 1.
+
+    Halved rather than divided exactly, so that a little more or less of free memory, as after a
+    resume, gives the same batches and so the same bits.
+    """
+    while wanted > 1 and wanted * bytes_each > usable_bytes:
+        wanted //= 2
+    return wanted
 
 
 def reference_is_within(stage: AnyStage) -> bool:

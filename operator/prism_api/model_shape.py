@@ -49,6 +49,7 @@ class ModelShape:
     layers: int
     hidden: int
     intermediate: int
+    """Of the MLP, or of one expert."""
     heads: int
     kv_heads: int
     head_dim: int
@@ -113,14 +114,19 @@ class ModelShape:
         return self.layers * rank * sum(ends[name] for name in modules)
 
 
+def num_experts(text: Mapping[str, Any]) -> int:
+    """Of each layer, 0 in a dense model; transformers writes another name than is published."""
+    return int(text.get("num_experts") or text.get("num_local_experts") or 0)
+
+
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
-    """The sizes in a `config.json` of a dense Qwen3-VL; raises KeyError naming what is missing."""
+    """The sizes in a `config.json` of a Qwen3-VL; raises KeyError naming what is missing."""
     text, vision = config["text_config"], config["vision_config"]
-    heads = text["num_attention_heads"]
+    heads, experts = text["num_attention_heads"], num_experts(text)
     return ModelShape(
         layers=text["num_hidden_layers"],
         hidden=text["hidden_size"],
-        intermediate=text["intermediate_size"],
+        intermediate=text["moe_intermediate_size" if experts else "intermediate_size"],
         heads=heads,
         kv_heads=text["num_key_value_heads"],
         head_dim=text.get("head_dim") or text["hidden_size"] // heads,
@@ -138,6 +144,8 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
             merge=vision["spatial_merge_size"],
             deepstack=len(vision["deepstack_visual_indexes"]),
         ),
+        experts=experts,
+        experts_per_token=text["num_experts_per_tok"] if experts else 1,
     )
 
 

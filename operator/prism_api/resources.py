@@ -9,6 +9,7 @@ from prism_api.patterns import DATA_URI, HTTP_URL, MODEL_URI, STORE_URI
 
 ModelUri = Annotated[str, Field(pattern=MODEL_URI, max_length=1024)]
 DataUri = Annotated[str, Field(pattern=DATA_URI, max_length=1024)]
+SystemMessage = Annotated[str, Field(min_length=1, max_length=32768)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["bf16", "fp32"]

@@ -14,6 +14,7 @@ from prism_api.resources import (
     Queue,
     Rollout,
     Storage,
+    SystemMessage,
     Workers,
 )
 from prism_api.stages import AlignStage, RlvrStage, SftStage, Stages
@@ -41,6 +42,9 @@ class Spec(Contract):
     """Everything random derives from it."""
     model: ModelSource
     """The policy before the first stage."""
+    system_message: SystemMessage | None = None
+    """First turn of all prompts, of training and evaluation, whose rows have no system turn of
+    their own; absent: they go without."""
     images: Images = Images()
     """Container images."""
     storage: Storage | None = None
@@ -61,6 +65,13 @@ class Spec(Contract):
     """A finished run's children are deleted after so long; absent: never."""
     suspend: bool = False
     """Stops the run at its next checkpoint and frees its processes; false continues it."""
+
+    @model_validator(mode="after")
+    def _system_message_is_text(self) -> "Spec":
+        if self.system_message is not None and "<image>" in self.system_message:
+            problem = "holds <image>, the mark of a row's image"
+            raise CrossFieldError("systemMessage", problem, "remove it")
+        return self
 
     @model_validator(mode="after")
     def _stages_have_what_they_need(self) -> "Spec":

@@ -63,6 +63,8 @@ class StageConfig(Contract):
     """Everything random derives from it."""
     model: ModelSource
     """The run's model: architecture and processor; the weights too where `init_from` is absent."""
+    system_message: str | None = None
+    """System turn of prompts that have none."""
     init_from: CheckpointRef | None
     """Result of the stage before."""
     stage_uri: str

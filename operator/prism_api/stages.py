@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from prism_api.base import Contract, CrossFieldError
+from prism_api.gating import Gating
 from prism_api.optimization import Optimization
 from prism_api.reinforcement import Algorithm, KlEstimator, Overlong, RolloutCorrection
 from prism_api.resources import (
@@ -144,8 +145,9 @@ class Warmup(Optimization):
     """Teacher and student pairs; absent: students are sampled from the policy that SFT left."""
     steps: Annotated[int, Field(ge=0)] | None = None
     """Optimizer steps; absent: one pass over the pairs (published), or over the alignment data."""
-    batch_size: Positive = 128
-    """Pairs of one step (published: 4 pairs x 4 accumulation steps x 8 GPUs)."""
+    batch_size: Positive = 64
+    """Students of one step, each with its teacher: a caption pair and a reasoning pair (published:
+    4 x 4 accumulation steps x 8 GPUs = 128 of these, from 64 lines)."""
     learning_rate: LearningRate = 1e-5
     """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -159,7 +161,7 @@ class Discriminator(Optimization):
     `dp_critic.py`)."""
 
     model: ModelSource | None = None
-    """Dense model to upcycle; absent: what SFT left."""
+    """Dense model to upcycle, or a Qwen3-VL-MoE; absent: what SFT left is upcycled."""
     routing: Literal["learned", "segment"] = "learned"
     """`learned`: the router chooses among all experts for each token (reference code).
     `segment`: caption tokens choose among the perception experts (first half), think and answer
@@ -241,6 +243,19 @@ class AlignStage(Sampling):
     advantage: Literal["per_component", "mixed"] = "per_component"
     """`per_component`: scores are normalised within the group, then mixed (reference code);
     `mixed`: mixed, then normalised (paper, equations 1-3)."""
+    gating: Gating | None = None
+    """Makes the advantage depend on whether the answer is right; `data` then needs gold answers.
+    Absent (published): answers are not looked at."""
+
+    @model_validator(mode="after")
+    def _gates_the_game(self) -> "AlignStage":
+        if self.gating is not None and self.objective == "supervised":
+            raise CrossFieldError(
+                "gating",
+                "has no meaning with objective supervised, which samples no answers",
+                "remove it, or set objective: adversarial",
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_reward(self) -> "AlignStage":

@@ -84,6 +84,8 @@ def _parameters(step: TrainStep, policy: ModelShape, dense: ModelShape | None) -
 def _needed_lines(needed: MemoryPlan) -> Iterator[str]:
     phases = [f"{name} {size / GIB:.1f}" for name, size in needed.phases.items()]
     yield f"  memory     {', '.join(phases)} GiB of {needed.gpu_bytes / GIB:.0f} per GPU"
+    if needed.rollout_sequences is not None:
+        yield f"  at once    {needed.rollout_sequences} sequences of the largest length"
     savings = needed.savings
     host = f"optimizer states on the host ({needed.host_bytes / GIB:.1f} GiB per process)"
     made = {
@@ -93,5 +95,5 @@ def _needed_lines(needed: MemoryPlan) -> Iterator[str]:
     }
     yield f"  savings    {', '.join(name for name, on in made.items() if on) or 'none'}"
     if not needed.fits:
-        remedy = "use more GPUs, a smaller maxTokensPerPack or rollout.batchSize, or lora"
+        remedy = "use more GPUs, a smaller maxTokensPerPack, or lora"
         yield f"  warning    does not fit: {remedy}"

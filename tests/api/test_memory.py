@@ -122,6 +122,19 @@ def test_generation_in_the_trainer_holds_whole_weights_and_a_cache() -> None:
     assert "rollouts" not in needed(stage, rollout=Rollout(backend="vllm")).phases
 
 
+@pytest.mark.parametrize(("memory", "sequences"), [(400, 256), (139, 128), (1, 1)])
+def test_a_cache_that_does_not_fit_is_made_for_fewer_sequences_at_once(
+    memory: int, sequences: int
+) -> None:
+    """As the generator does: no layer is recomputed for it, and nothing is refused."""
+    stage = RlvrStage(data=DATA, max_response_tokens=1024, max_tokens_per_pack=1024)
+    rollout = Rollout(backend="inprocess", batch_size=256)
+    chosen = needed(stage, memory=memory * GIB, rollout=rollout)
+    assert chosen.rollout_sequences == sequences
+    assert chosen.savings == Savings(recompute_policy=memory == 1)
+    assert needed(stage, rollout=Rollout(backend="vllm")).rollout_sequences is None
+
+
 @given(
     st.integers(1, 6),
     st.sampled_from(["fsdp2", "replicated", "deepspeed-zero2", "deepspeed-zero3"]),

@@ -6,6 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from prism_api.algorithms import ALGORITHM_ROWS, resolve_rlvr
+from prism_api.gating import Gating
 from prism_api.reinforcement import Algorithm, RolloutCorrection
 from prism_api.stages import AlignStage, RlvrStage, Stages
 from run_builders import a_plan, a_prism_run
@@ -51,6 +52,7 @@ def value_at(path: str) -> Any:
         ("align.reasoning_weight", 0.5),
         ("align.format_penalty", 1.5),
         ("align.advantage", "per_component"),
+        ("align.gating", None),
         ("align.objective", "adversarial"),
         ("align.discriminator.learning_rate", 1e-6),
         ("align.discriminator.weight_decay", 0.01),
@@ -66,8 +68,9 @@ def value_at(path: str) -> Any:
         ("align.discriminator.fallback_coef", 0.01),
         ("align.discriminator.load_balance_coef", 0.01),
         ("align.discriminator.routing", "learned"),
+        ("align.discriminator.warmup.data", None),
         ("align.discriminator.warmup.steps", None),
-        ("align.discriminator.warmup.batch_size", 4 * 4 * 8),
+        ("align.discriminator.warmup.batch_size", 4 * 4 * 8 // 2),
         ("align.discriminator.warmup.learning_rate", 1e-5),
         ("align.discriminator.warmup.weight_decay", 0.01),
         ("align.discriminator.warmup.grad_clip", 1.0),
@@ -95,6 +98,12 @@ def value_at(path: str) -> Any:
 )
 def test_a_default_is_the_published_value(path: str, published: Any) -> None:
     assert value_at(path) == published
+
+
+def test_the_coefficients_of_gating_are_the_reference_codes() -> None:
+    settings = dict(Gating(mode="rlvr"))
+    mode = settings.pop("mode")
+    assert (mode, set(settings.values())) == ("rlvr", {1.0})
 
 
 PUBLISHED_ALGORITHMS: dict[str, dict[str, Any]] = {

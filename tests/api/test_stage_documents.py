@@ -160,6 +160,7 @@ OTHERS: dict[str, Any] = {
     "kind": "rlvr",
     "seed": 1,
     "model.uri": "file://other",
+    "systemMessage": "Be brief.",
     "initFrom": None,
     "initFrom.digest": "e" * 64,
     "stages.align.steps": 501,

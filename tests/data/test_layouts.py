@@ -12,7 +12,7 @@ from PIL import Image
 
 from prism_api.resources import DataSource
 from prism_api.uris import file_uri
-from prism_trainer.data.encoder import load_image
+from prism_trainer.data.pictures import load_image
 from prism_trainer.data.rows import Dataset, Need, Row, check_dataset
 from row_builders import a_png, write_parquet
 
@@ -93,6 +93,24 @@ def test_warm_up_pairs(tmp_path: Path) -> None:
     assert row.teacher_reasoning == "<think>\n180-60-70\n</think>\n<answer>\n50\n</answer>"
     assert row.student_caption == "<caption>\n- a shape\n</caption>"
     assert row.student_reasoning == "<think>\nmaybe 60\n</think>\n<answer>\n60\n</answer>"
+
+
+def test_a_warm_up_pair_of_whole_responses_is_cut_behind_the_captions(tmp_path: Path) -> None:
+    pair = json.loads(WARM_UP_PAIR)
+    whole = {name: pair[name] for name in ("id", "image", "question")} | {
+        f"{who}_response": f"{pair[f'{who}_caption']}\n{pair[f'{who}_cot']}"
+        for who in ("teacher", "student")
+    }
+
+    row = read(in_a_file(json.dumps(whole), tmp_path, ".jsonl"), "pair")
+
+    for who, caption, reasoning in (
+        ("teacher", row.teacher_caption, row.teacher_reasoning),
+        ("student", row.student_caption, row.student_reasoning),
+    ):
+        assert caption == pair[f"{who}_caption"]
+        assert reasoning is not None
+        assert reasoning.strip() == pair[f"{who}_cot"]
 
 
 def test_the_alignment_parquet(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def peft_of(model: Any, lora: Lora) -> Any:
     return theirs
 
 
+@pytest.mark.references
 @pytest.mark.parametrize("modules", [LORA.target_modules, ("q_proj", "v_proj")])
 def test_logits_and_gradients_equal_those_of_peft(modules: Any) -> None:
-    pytest.importorskip("peft", reason="an extra")
     lora = Lora(rank=4, alpha=6.0, target_modules=modules)
     ours, group = adapted(lora), build_groups()[0]
     theirs = peft_of(ours, lora)

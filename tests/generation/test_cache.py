@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_builders import build_policy
+from prism_api.memory import sequences_that_fit
 from prism_trainer.generation.cache import (
     KeyValueCache,
     bytes_per_sequence,
     grown,
-    sequences_that_fit,
     usable_bytes,
 )
 from prism_trainer.generation.weights import DecoderWeights, snapshot
@@ -85,5 +85,4 @@ def test_as_many_sequences_are_decoded_together_as_halving_makes_fit(
 
 
 def test_nothing_limits_them_on_a_cpu() -> None:
-    assert usable_bytes(torch.device("cpu")) is None
-    assert sequences_that_fit(256, 1 << 40, None) == 256
+    assert sequences_that_fit(256, 1 << 40, usable_bytes(torch.device("cpu"))) == 256

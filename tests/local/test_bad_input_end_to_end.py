@@ -151,7 +151,7 @@ ALIGN = {
 def test_a_document_may_be_mended_where_nothing_was_trained_with_it(
     tmp_path: Path, digits_folder: Path
 ) -> None:
-    nowhere = {"data": {"uri": "file://absent.jsonl"}}
+    nowhere = {"data": {"uri": "file://absent.jsonl"}, "maxResponseTokens": 96}
     run = Run(tmp_path, digits_folder, {"spec.evaluation": nowhere})
     assert run.run().returncode == 65
     run.write({"spec.seed": 1})

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from prism_api.model_shape import PUBLISHED_SHAPES
+from prism_operator.documents import read_run
 from prism_operator.model_files import known_shapes
+from prism_operator.planning.plan import plan
 from prism_operator.rendering import render_plan
 from run_builders import Changes, a_plan
 
@@ -47,6 +49,39 @@ def test_alignment_on_one_gpu_says_what_goes_to_the_host() -> None:
     assert "policy update" in memory
     assert "discriminator optimizer step" in memory
     assert lines_of(changes, "warning") == []
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize(
+    ("example", "policy", "frozen", "host"),
+    [
+        ("qwen3-vl-4b", 4_437_815_808, 415_347_712, "18.1"),
+        ("qwen3-vl-8b", 8_767_123_696, 576_388_336, "26.2"),
+    ],
+)
+def test_the_examples_say_parameters_memory_and_savings(
+    example: str, policy: int, frozen: int, host: str
+) -> None:
+    run = read_run(EXAMPLES / f"{example}.yaml")
+    text = render_plan(plan(run, "00000000", "file:///store"), PUBLISHED_SHAPES, as_json=False)
+    lines = [line.strip() for line in text.splitlines()]
+    assert [line for line in lines if line.startswith("parameters")] == [
+        f"parameters policy {policy:,} ({policy - frozen:,} trained)",
+        f"parameters policy {policy:,} ({policy:,} trained), discriminator 5,298,657,280",
+        f"parameters policy {policy:,} ({policy:,} trained)",
+    ]
+    assert sum(line.endswith("GiB of 80 per GPU") for line in lines) == 3
+    savings = [line for line in lines if line.startswith("savings")]
+    assert f"optimizer states on the host ({host} GiB per process)" in savings[1]
+    assert not any(line.startswith("warning") for line in lines)
+
+
+def test_sequences_at_once_are_said_where_the_trainer_samples() -> None:
+    changes: Changes = {**ONE_GPU, "spec.rollout": {"backend": "inprocess"}}
+    assert len(lines_of(changes, "at once")) == 2
+    assert lines_of(ONE_GPU, "at once") == []
 
 
 def test_what_does_not_fit_is_said() -> None:

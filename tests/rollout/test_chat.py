@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from prism_api.errors import SpecError
-from prism_trainer.data.encoder import Encoder, load_image
+from prism_trainer.data.encoder import Encoder
 from prism_trainer.data.images import ImageRef
+from prism_trainer.data.pictures import load_image
 from prism_trainer.digits.processor import build_processor
 from prism_trainer.digits.tokenizer import build_tokenizer
 from prism_trainer.rollouts import Request, SamplingParams

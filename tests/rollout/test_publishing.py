@@ -1,21 +1,24 @@
 """The policy's weights in the store, as servers load them."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
+from model_builders import build_model, build_policy
 from prism_api.resources import DataSource
+from prism_api.stages import Lora
 from prism_store.checkpoints import read_checkpoint
 from prism_store.store import DirectoryStore
 from prism_trainer.distributed import Ranks
-from prism_trainer.rollouts import publish as publish_module
-from prism_trainer.rollouts.publish import Publisher, hub_tensors, save_in_parts
-from served_models import build_served_model, save_served_model
+from prism_trainer.engine.lora import add_adapters
+from prism_trainer.rollouts.publish import Publisher
+from served_models import build_served_model, save_served_model, weights_of
 from stage_builders import rlvr_stage, stage_config
+
+WEIGHTS = "model.safetensors"
 
 
 def build_publisher(folder: Path, dtype: torch.dtype = torch.float32) -> Publisher:
@@ -33,42 +36,52 @@ def published(publisher: Publisher, version: int) -> Path:
 def test_tensors_are_named_shaped_and_valued_as_in_a_published_checkpoint(
     kind: str, tmp_path: Path
 ) -> None:
+    """Experts with their inputs first."""
     model = build_served_model(kind, seed=1)  # type: ignore[arg-type]
-    theirs = load_file(save_served_model(model, tmp_path) / "model.safetensors")
-    ours = dict(hub_tensors(model, torch.float32))
+    theirs = load_file(save_served_model(model, tmp_path) / WEIGHTS)
+    publisher = build_publisher(tmp_path)
+    publisher.publish(weights_of(model), 0)
+    ours = load_file(published(publisher, 0) / WEIGHTS)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_experts_are_laid_out_input_first() -> None:
-    shapes = {n: tuple(t.shape) for n, t in hub_tensors(build_served_model("moe", 1), torch.half)}
-    prefix = "model.language_model.layers.0.mlp.experts"
-    assert shapes[f"{prefix}.gate_up_proj"] == (4, 64, 2 * 96)
-    assert shapes[f"{prefix}.down_proj"] == (4, 96, 64)
+def test_a_tied_head_is_left_out(tmp_path: Path) -> None:
+    publisher = build_publisher(tmp_path)
+    publisher.publish(build_policy(build_model(tied=True)).weights(), 0)
+    assert "lm_head.weight" not in load_file(published(publisher, 0) / WEIGHTS)
 
 
-def test_a_tied_head_is_left_out() -> None:
-    model = build_served_model("dense", 1)
-    assert "lm_head.weight" in dict(hub_tensors(model, torch.float32))
-    model.config.tie_word_embeddings = True
-    assert "lm_head.weight" not in dict(hub_tensors(model, torch.float32))
+def test_adapters_are_merged(tmp_path: Path) -> None:
+    model: Any = build_model()
+    add_adapters(model, Lora(rank=2), seed=0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_b"):
+                parameter.fill_(0.1)
+    publisher = build_publisher(tmp_path)
+    publisher.publish(build_policy(model).weights(), 0)
+    ours, plain = load_file(published(publisher, 0) / WEIGHTS), build_model().state_dict()
+    assert ours.keys() == plain.keys()
+    changed = {name for name in ours if not torch.equal(ours[name], plain[name])}
+    assert changed == {n for n in plain if "_proj." in n and ".language_model." in n}
 
 
 def test_a_version_is_complete_verified_and_the_only_one(tmp_path: Path) -> None:
     publisher, model = build_publisher(tmp_path), build_served_model("dense", 1)
-    first = publisher.publish(model, 0)
-    second = publisher.publish(model, 1)
+    first = publisher.publish(weights_of(model), 0)
+    second = publisher.publish(weights_of(model), 1)
     assert [first.version, second.version] == [0, 1]
     checkpoint = read_checkpoint(second.checkpoint)
     assert checkpoint.manifest.weight_version == 1
-    assert list(checkpoint.files) == ["model-00000.safetensors"]
+    assert list(checkpoint.files) == [WEIGHTS]
     assert not published(publisher, 0).exists()
 
 
 def test_a_version_of_an_earlier_attempt_is_replaced(tmp_path: Path) -> None:
     publisher = build_publisher(tmp_path)
-    first = publisher.publish(build_served_model("dense", 1), 3)
-    again = publisher.publish(build_served_model("dense", 2), 3)
+    first = publisher.publish(weights_of(build_served_model("dense", 1)), 3)
+    again = publisher.publish(weights_of(build_served_model("dense", 2)), 3)
     assert first.version == again.version
     assert first.checkpoint.digest != again.checkpoint.digest
     read_checkpoint(again.checkpoint)
@@ -76,21 +89,6 @@ def test_a_version_of_an_earlier_attempt_is_replaced(tmp_path: Path) -> None:
 
 def test_weights_are_published_in_the_servers_precision(tmp_path: Path) -> None:
     publisher = build_publisher(tmp_path, torch.bfloat16)
-    publisher.publish(build_served_model("dense", 1), 0)
-    tensors = load_file(published(publisher, 0) / "model-00000.safetensors")
+    publisher.publish(weights_of(build_served_model("dense", 1)), 0)
+    tensors = load_file(published(publisher, 0) / WEIGHTS)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-
-
-def test_large_models_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish_module, "_FILE_BYTES", 100)
-    values = {str(i): torch.full((5,), float(i)) for i in range(12)} | {"big": torch.ones(100)}
-
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        yield from values.items()
-
-    save_in_parts(tensors(), tmp_path)
-    parts = [load_file(path) for path in sorted(tmp_path.iterdir())]
-    assert [len(part) for part in parts] == [5, 5, 2, 1]
-    merged = {name: tensor for part in parts for name, tensor in part.items()}
-    assert merged.keys() == values.keys()
-    assert all(torch.equal(merged[name], values[name]) for name in values)

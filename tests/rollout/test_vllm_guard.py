@@ -54,7 +54,7 @@ def test_damaged_weights_are_refused_by_name_and_the_old_ones_stay(
     client.update_weights(4)
     assert client._weights is not None
     store = DirectoryStore(client._weights.checkpoint.uri)
-    name = "model-00000.safetensors"
+    name = "model.safetensors"
     store.put(name, store.get(name)[:-4] + b"\0\0\0\1")
     body = json.loads(client._weights.to_json())
     with http(dense, True) as known:

@@ -12,6 +12,7 @@ from prism_api.resources import DataSource
 from stage_builders import (
     Row,
     demonstrations,
+    pairs_of,
     read_rows,
     run_to_end,
     sft_stage,
@@ -51,6 +52,12 @@ def teachers(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataS
     """Prompts with teacher texts for alignment."""
     path = tmp_path_factory.mktemp("align") / "teachers.parquet"
     return write_rows(path, [teacher_parts(row) for row in rows])
+
+
+@pytest.fixture(scope="session")
+def pairs(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataSource:
+    """Teacher and student texts for the discriminator's warm-up."""
+    return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.parquet", pairs_of(rows))
 
 
 @pytest.fixture(scope="session")

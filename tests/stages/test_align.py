@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prism_api.resources import DataSource
+from prism_api.resources import DataSource, ModelSource
 from prism_api.stages import Warmup
+from prism_api.uris import file_uri
 from prism_trainer.advantages import alignment_advantages
 from prism_trainer.discriminator.discriminator import Discriminator
 from rlvr_builders import watch_updates
@@ -98,7 +99,7 @@ def test_rewards_come_from_the_discriminator_before_its_update(
         stage = align_stage(teachers, steps=1, discriminator=changes)
         finished[rate] = run_to_end(stage_config(stage, talker, folder), folder)
     near, far = finished[1e-6].tensors(), finished[0.3].tensors()
-    assert near["discriminator.safetensors"] != far["discriminator.safetensors"]
+    assert near["discriminator/model.safetensors"] != far["discriminator/model.safetensors"]
     assert near["export/model.safetensors"] == far["export/model.safetensors"]
 
 
@@ -125,7 +126,7 @@ def test_the_game_is_played_with_the_advantages_of_the_specification(
         seen.append(arguments)
         return alignment_advantages(*arguments)
 
-    monkeypatch.setattr("prism_trainer.stages.align.alignment_advantages", watching)
+    monkeypatch.setattr("prism_trainer.stages.align_advantages.alignment_advantages", watching)
     stage = align_stage(
         teachers, steps=2, caption_weight=0.3, reasoning_weight=0.7, format_penalty=1.25
     )
@@ -140,6 +141,27 @@ def test_the_game_is_played_with_the_advantages_of_the_specification(
         assert not scores[~valid].any()
         mean = scores[valid].sum() / valid.sum()
         assert mean.item() == pytest.approx(row["student_score"], rel=1e-6)
+
+
+def test_a_run_can_take_up_the_discriminator_of_one_before(
+    talker: Path, teachers: DataSource, tmp_path: Path
+) -> None:
+    """The checkpoint's folder is a Qwen3-VL-MoE with its score head."""
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    whole.mkdir()
+    half.mkdir()
+    stage = align_stage(teachers, steps=1, discriminator={"warmup": Warmup(steps=8, batch_size=8)})
+    first = run_to_end(stage_config(stage, talker, whole), whole)
+    model = ModelSource(uri=file_uri(first.checkpoint / "discriminator"))
+    discriminator = {"model": model, "warmup": Warmup(steps=0)}
+    stage = align_stage(teachers, steps=1, discriminator=discriminator, learning_rate=1e-30)
+    second = run_to_end(stage_config(stage, talker, half), half)
+    before, after = (
+        load_file(run.checkpoint / "discriminator/model.safetensors") for run in (first, second)
+    )
+    assert before.keys() == after.keys()
+    # One step of the game at 1e-3 away, not a new start.
+    assert max(float((after[n] - t).abs().max()) for n, t in before.items()) < 2e-3
 
 
 def test_the_supervised_control_learns_the_teachers_texts_without_a_discriminator(

@@ -1,12 +1,14 @@
 """The evaluation as several processes share it, and how they end it together."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prism_api.resources import DataSource, Evaluation
 from prism_trainer.distributed import Ranks
 from prism_trainer.evaluation import evaluate
+from prism_trainer.rollouts import Request, SamplingParams
 from prism_trainer.stages.program import StageContext
 from prism_trainer.stages.run import build_context
 from ranks_in_threads import on_every_rank
@@ -36,6 +38,29 @@ def test_processes_with_fewer_batches_or_none_arrive_at_the_same_result(
     alone = answers(Ranks())
     assert alone is not None
     assert on_every_rank(3, answers) == [alone] * 3
+
+
+def test_held_out_prompts_begin_with_the_runs_system_message_too(
+    context: StageContext, prompts: DataSource
+) -> None:
+    asked: list[Request] = []
+
+    class Listening:
+        def generate(self, requests: list[Request], params: SamplingParams) -> object:
+            asked.extend(requests)
+            return context.client.generate(requests, params)
+
+    client: Any = Listening()
+    settings = settings_of(prompts, 3, batch_size=2)
+
+    evaluate(settings, context.encoder, client, Ranks(), lambda: False, "Be brief.")
+
+    assert len(asked) == 3
+    for request in asked:
+        assert request.row is not None
+        assert request.row.messages[0] == {"role": "system", "content": "Be brief."}
+        text = context.encoder.text(request.prompt.token_ids)
+        assert text.startswith("system\nBe brief.")
 
 
 @pytest.mark.parametrize("asked", [0, 2])

@@ -8,6 +8,7 @@ import pytest
 
 from prism_api.errors import DataError
 from prism_api.resources import DataSource
+from prism_trainer.data.encoder import Encoder
 from prism_trainer.data.rows import Dataset
 from prism_trainer.distributed import Ranks
 from prism_trainer.rollouts import Request, SamplingParams
@@ -45,6 +46,31 @@ def test_prompts_beyond_the_limit_are_left_out_and_counted(
     assert sorted(draw.key for draw in draws) == [i for i in range(SIZE) if i % 3]
     assert dropped == 6
     assert max(len(draw.prompt.token_ids) for draw in draws) <= 64
+
+
+def test_prompts_without_a_system_turn_begin_with_the_runs_message(
+    talker: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    own = {"role": "system", "content": "Own."}
+    mixed = [
+        row if i % 2 else {**row, "prompt": [own, *row["prompt"]]} for i, row in enumerate(rows)
+    ]
+    data = write_rows(tmp_path / "mixed.parquet", mixed)
+    plain = context_of(data, talker, tmp_path)
+    config = plain.config.model_copy(update={"system_message": "Default."})
+    encoder = Encoder(plain.processor, plain.policy.model.config.image_token_id)
+    told = replace(plain, config=config, encoder=encoder)
+    source = PromptSource(told, Dataset([data], "truth"))
+
+    plain_draws, _ = PromptSource(plain, source.data).batch("x", 0, SIZE)
+    draws, _ = source.batch("x", 0, SIZE)
+
+    for draw, without in zip(draws, plain_draws, strict=True):
+        expected = "Default." if draw.key % 2 else "Own."
+        assert draw.row.messages[0] == {"role": "system", "content": expected}
+        assert plain.encoder.text(draw.prompt.token_ids).startswith(f"system\n{expected}")
+        longer = len(draw.prompt.token_ids) > len(without.prompt.token_ids)
+        assert longer == bool(draw.key % 2)
 
 
 @pytest.mark.parametrize("size", [2, 5])

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from prism_api.errors import SpecError
+from prism_api.gating import Gating
 from prism_api.resources import DataSource, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
-from prism_api.stages import Lora
+from prism_api.stages import Lora, Warmup
 from prism_trainer.stages.sft import SftProgram
 from stage_builders import (
     Crash,
@@ -39,12 +40,19 @@ class Inputs:
     demos: DataSource
     teachers: DataSource
     prompts: DataSource
+    pairs: DataSource
     talker: Path
 
 
 @pytest.fixture(scope="module")
-def inputs(demos: DataSource, teachers: DataSource, prompts: DataSource, talker: Path) -> Inputs:
-    return Inputs(demos, teachers, prompts, talker)
+def inputs(
+    demos: DataSource,
+    teachers: DataSource,
+    prompts: DataSource,
+    pairs: DataSource,
+    talker: Path,
+) -> Inputs:
+    return Inputs(demos, teachers, prompts, pairs, talker)
 
 
 STAGES: dict[str, Callable[[Inputs], AnyStage]] = {
@@ -54,6 +62,11 @@ STAGES: dict[str, Callable[[Inputs], AnyStage]] = {
     ),
     "align": lambda i: align_stage(i.teachers),
     "align-segment": lambda i: align_stage(i.teachers, discriminator={"routing": "segment"}),
+    "align-pairs": lambda i: align_stage(
+        i.teachers,
+        discriminator={"warmup": Warmup(data=i.pairs, steps=3, batch_size=8, learning_rate=1e-3)},
+        gating=Gating(mode="sign_align"),
+    ),
     "grpo": lambda i: rlvr_stage(i.prompts, mini_batches=2, kl_coef=0.01, entropy_coef=0.001),
     "dapo": lambda i: rlvr_stage(
         i.prompts, algorithm="dapo", batch_size=2, generation_batch_size=8, learning_rate=1e-4
@@ -95,13 +108,16 @@ STOPS = [
     ("align", 3),
     ("align", 5),
     ("align-segment", 4),
+    ("align-pairs", 1),
+    ("align-pairs", 2),
+    ("align-pairs", 4),
     ("grpo", 1),
     ("grpo", 3),
     ("dapo", 1),
     ("dapo", 2),
     ("gspo", 3),
 ]
-CRASHES = [("sft", 3), ("align", 3), ("align", 5), ("grpo", 3), ("dapo", 3)]
+CRASHES = [("sft", 3), ("align", 3), ("align", 5), ("align-pairs", 3), ("grpo", 3), ("dapo", 3)]
 
 
 def again(config: StageConfig) -> StageConfig:

@@ -11,7 +11,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from prism_api.errors import DataError
 from prism_api.resources import DataSource, Evaluation
-from prism_trainer.data.encoder import load_image
+from prism_trainer.data.pictures import load_image
 from prism_trainer.data.rows import Dataset
 from stage_builders import read_rows, run_to_end, sft_stage, stage_config, with_truth, write_rows
 

@@ -80,7 +80,7 @@ def cross_field_rules() -> list[list[str]]:
 
 
 def _remedies(field: FieldInfo) -> Iterator[str]:
-    yield from _of_metadata(field.metadata)
+    yield from _of_metadata(field.metadata, field.annotation)
     yield from _of_annotation(field.annotation)
 
 
@@ -91,13 +91,13 @@ def _of_annotation(annotation: Any) -> Iterator[str]:
         kind, *metadata = get_args(annotation)
         yield from _of_annotation(kind)
         for item in metadata:
-            yield from _of_metadata(item.metadata if isinstance(item, FieldInfo) else [item])
+            yield from _of_metadata(item.metadata if isinstance(item, FieldInfo) else [item], kind)
     elif get_origin(annotation) in (Union, UnionType):
         for part in get_args(annotation):
             yield from _of_annotation(part)
 
 
-def _of_metadata(metadata: list[Any]) -> Iterator[str]:
+def _of_metadata(metadata: list[Any], kind: Any) -> Iterator[str]:
     for item in metadata:
         match item:
             case at.Gt(gt=bound):
@@ -109,7 +109,7 @@ def _of_metadata(metadata: list[Any]) -> Iterator[str]:
             case at.Le(le=bound):
                 yield f"at most {bound}"
             case at.MinLen(min_length=length):
-                yield f"at least {length} entries"
+                yield f"at least {length} {'characters' if kind is str else 'entries'}"
             case at.MaxLen(max_length=length):
                 yield f"at most {length} characters"
             case _ if getattr(item, "pattern", None):

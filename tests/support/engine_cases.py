@@ -7,20 +7,24 @@ images, the others only text, or nothing at all.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from discriminator_builders import build_comparisons, decided
+from losses_by_split import CORRECTED, LOSSES, Loss, context_of, gradients_of_step, sampled
 from model_builders import build_groups, build_model, packed
 from prism_api import stages
 from prism_api.algorithms import resolve_rlvr
 from prism_api.optimization import Optimization
 from prism_api.resources import DataSource, Engine
-from prism_trainer.data.rows import Row
+from prism_store.checkpoints import read_checkpoint
+from prism_store.store import DirectoryStore
 from prism_trainer.discriminator.discriminator import Discriminator
 from prism_trainer.discriminator.model import upcycle
 from prism_trainer.distributed import Ranks
@@ -30,12 +34,11 @@ from prism_trainer.engine.policy import Network, Policy, StepReport
 from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.generation.generator import InProcessGenerator
 from prism_trainer.losses.policy import objective_of
-from prism_trainer.rollouts import Completion, Request, SamplingParams
+from prism_trainer.rollouts import Request, SamplingParams
+from prism_trainer.rollouts.publish import Publisher
 from prism_trainer.stages.policy_update import PolicyUpdate
-from prism_trainer.stages.program import StageContext
-from prism_trainer.stages.prompts import Draw
-from prism_trainer.stages.sampling import SampledGroup
 from prism_trainer.stages.sft import supervised_update
+from stage_builders import stage_config
 
 T = TypeVar("T")
 STEPS = 3
@@ -61,12 +64,7 @@ class Outcome:
         """Note a step."""
         self.losses.append(report.loss)
         self.norms.append(report.grad_norm)
-        if not self.gradients:
-            # AdamW's first moment, from nothing, is a tenth of the first gradient.
-            assert network.optimizer is not None
-            state = network.optimizer.state()
-            names = [name for name in state if name.endswith(".exp_avg")]
-            self.gradients = {n.removesuffix(".exp_avg"): _copy(state[n]) * 10 for n in names}
+        self.gradients = self.gradients or gradients_of_step(network)
         self.weights = {name: _copy(source) for name, source in network.weights().items()}
 
 
@@ -88,12 +86,6 @@ def share(items: Sequence[T], has_image: Callable[[T], bool], ranks: Ranks) -> l
 
 def share_of_groups(ranks: Ranks) -> list[Group]:
     return share(build_groups(), lambda group: bool(group.prompt.grids), ranks)
-
-
-def context_of(policy: Policy) -> StageContext:
-    """What a policy's update needs of a stage."""
-    absent: Any = None
-    return StageContext(absent, policy.ranks, policy, absent, absent, absent, "", Path())
 
 
 def build_policy(engine: Engine, ranks: Ranks, recompute: bool = False) -> Policy:
@@ -123,6 +115,17 @@ def recomputed(engine: Engine, ranks: Ranks) -> Outcome:
     return outcome
 
 
+def mixture(engine: Engine, ranks: Ranks) -> Outcome:
+    """The same of a mixture of experts."""
+    policy = Policy(packed(build_model(mixture=True)).train(), ranks, "fp32", MAX_TOKENS, engine)
+    policy.start_training(SETTINGS, STEPS)
+    outcome = Outcome()
+    for step in range(STEPS):
+        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
+        outcome.after(policy, report)
+    return outcome
+
+
 def supervised_by_one(engine: Engine, ranks: Ranks) -> Outcome:
     """Only the first process has anything to learn from."""
     policy, outcome = build_policy(engine, ranks), Outcome()
@@ -146,14 +149,6 @@ def frozen_tower(engine: Engine, ranks: Ranks) -> Outcome:
     return outcome
 
 
-def _sampled(group: Group) -> SampledGroup:
-    completions = tuple(
-        Completion(c, np.zeros(len(c), np.float32), True, 0) for c in group.continuations
-    )
-    draw = Draw(0, 0, Row("file row 0", "0", (), ()), group.prompt)
-    return SampledGroup(draw, completions, ("",) * len(completions))
-
-
 def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
     """GRPO off-policy: old log-probabilities from a pass without gradient, two steps on them."""
     source = DataSource(uri="file:///none.parquet")
@@ -162,7 +157,7 @@ def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
     )
     policy, outcome = build_policy(engine, ranks), Outcome()
     policy.start_training(SETTINGS, STEPS)
-    groups = [_sampled(group) for group in share_of_groups(ranks)]
+    groups = [sampled(group) for group in share_of_groups(ranks)]
     advantages = [
         torch.linspace(-1, 1, len(g.completions) + 1, dtype=torch.float64)[1:] for g in groups
     ]
@@ -172,6 +167,45 @@ def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
         report = update.run(groups, advantages, step, old)
         assert report is not None
         outcome.after(policy, report.step)
+    return outcome
+
+
+def without_advantage(engine: Engine, ranks: Ranks) -> Outcome:
+    """GRPO: of three steps, the second has nothing to learn from in any process."""
+    source = DataSource(uri="file:///none.parquet")
+    settings = resolve_rlvr(stages.RlvrStage(data=source, max_tokens_per_pack=MAX_TOKENS))
+    policy, outcome = build_policy(engine, ranks), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    groups = [sampled(group) for group in share_of_groups(ranks)]
+    update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
+    for step in range(STEPS):
+        sign = 0 if step == 1 else 1
+        advantages = [
+            sign * torch.linspace(-1, 1, len(g.completions) + 1).double()[1:] for g in groups
+        ]
+        report = update.run(groups, advantages, step)
+        assert report is not None
+        outcome.after(policy, report.step)
+    return outcome
+
+
+def continued(engine: Engine, ranks: Ranks) -> Outcome:
+    """A step, then another network that is given what the first one would save, and another
+    step; what is saved (moments among the gradients here) is the same under every engine."""
+    first, outcome = build_policy(engine, ranks), Outcome()
+    first.start_training(SETTINGS, STEPS)
+    outcome.after(first, supervised_update(context_of(first), share_of_groups(ranks), 0)[0])
+    assert first.optimizer is not None
+    weights = {name: _copy(source) for name, source in first.weights().items()}
+    state = {name: _copy(source) for name, source in first.optimizer.state().items()}
+    outcome.gradients = {n: t.clone() for n, t in state.items() if not n.endswith(".step")}
+    outcome.values = {n: t.clone() for n, t in state.items() if n.endswith(".step")}
+    second = build_policy(engine, ranks)
+    second.start_training(SETTINGS, STEPS)
+    second.load_weights(weights)
+    assert second.optimizer is not None
+    second.optimizer.load_state(state)
+    outcome.after(second, supervised_update(context_of(second), share_of_groups(ranks), 1)[0])
     return outcome
 
 
@@ -193,7 +227,7 @@ def adapted(engine: Engine, ranks: Ranks) -> Outcome:
     checkpoint_layers(model)
     policy, outcome = Policy(model, ranks, "fp32", MAX_TOKENS, engine), Outcome()
     policy.start_training(SETTINGS, STEPS)
-    groups = [_sampled(group) for group in share_of_groups(ranks)]
+    groups = [sampled(group) for group in share_of_groups(ranks)]
     advantages = [torch.linspace(-1, 1, len(g.completions) + 1).double()[1:] for g in groups]
     update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
     for step in range(STEPS):
@@ -242,13 +276,50 @@ def _shows(prompt: Prompt) -> bool:
     return bool(prompt.grids)
 
 
+def published(engine: Engine, ranks: Ranks) -> Outcome:
+    """What rollout servers are given: adapters merged, after a step."""
+    lora = stages.Lora(rank=2)
+    model = packed(build_model()).train()
+    add_adapters(model, lora, seed=3)
+    policy = Policy(model, ranks, "fp32", MAX_TOKENS, engine)
+    policy.start_training(SETTINGS, STEPS)
+    supervised_update(context_of(policy), share_of_groups(ranks), 0)
+    with TemporaryDirectory() as made:
+        folder = Path(ranks.gather(made)[0])
+        absent = DataSource(uri="file:///none.parquet")
+        config = stage_config(stages.RlvrStage(data=absent), folder, folder)
+        store = DirectoryStore(config.stage_uri)
+        publisher = Publisher(store, config, ranks, folder / "work", torch.float32)
+        weights = publisher.publish(policy.weights(), 1)
+        (path,) = read_checkpoint(weights.checkpoint).files.values()
+        outcome = Outcome(weights=load_file(path))
+        ranks.barrier()
+    outcome.values = {"tensors": torch.tensor(len(outcome.weights))}
+    return outcome
+
+
+def split(loss: Loss, packs: int, engine: Engine, ranks: Ranks) -> Outcome:
+    """A loss on so many packs in each process; one process has it all in one pack."""
+    return Outcome(gradients=loss(engine, ranks, packs if ranks.world_size > 1 else 1))
+
+
 CASES: dict[str, Case] = {
     "supervised": supervised,
     "recomputed": recomputed,
+    "mixture": mixture,
     "supervised by one": supervised_by_one,
     "frozen tower": frozen_tower,
     "reinforced": reinforced,
+    "without advantage": without_advantage,
+    "continued": continued,
     "adapted": adapted,
     "adversarial": adversarial,
     "generated": generated,
+    "published": published,
+    **{
+        f"{name} in {packs}": partial(split, loss, packs)
+        for name, loss in LOSSES.items()
+        for packs in (1, 2, 4)
+    },
+    **{f"{name} in 2": partial(split, loss, 2) for name, loss in CORRECTED.items()},
 }

@@ -35,6 +35,12 @@ def _lora(member: str, value: Any, remedy: str) -> Invalid:
     return Invalid(f"{path}.{member}", shown, remedy, {path: {member: value}})
 
 
+def _gating(member: str, value: Any, remedy: str) -> Invalid:
+    path = f"{ALIGN}.gating"
+    shown = f"{value!r} is not valid".replace("'", '"')
+    return Invalid(f"{path}.{member}", shown, remedy, {path: {"mode": "rlvr", member: value}})
+
+
 _DNS = "lower-case letters, digits and dashes only, with a letter or digit at both ends"
 _ANY_SCHEME = "hf://ORG/NAME, file://FOLDER, builtin://SET/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/"
 _DATA_SCHEME = "file://FILE, builtin://SET/FILE, s3://BUCKET/FILE or pvc://CLAIM/FILE"
@@ -54,6 +60,8 @@ FIELDS: tuple[Invalid, ...] = (
     _row("spec.seed", -1, "at least 0"),
     _row("spec.seed", 2**31, "less than 2147483648"),
     _row("spec.ttlSecondsAfterFinished", -1, "at least 0"),
+    _row("spec.systemMessage", "", "at least 1 characters"),
+    _row("spec.systemMessage", "a" * 32769, "at most 32768 characters", '"aaaaaaa'),
     # Parts that several stages use.
     _row("spec.model.uri", "ftp://host/model", _ANY_SCHEME),
     _row("spec.model.uri", "file://a model", _ANY_SCHEME),
@@ -169,6 +177,11 @@ FIELDS: tuple[Invalid, ...] = (
     _row(f"{ALIGN}.captionWeight", -0.5, "at least 0"),
     _row(f"{ALIGN}.reasoningWeight", -0.5, "at least 0"),
     _row(f"{ALIGN}.formatPenalty", -1.5, "at least 0"),
+    _gating("mode", "gated_align", "one of 'acc_gating', 'rlvr', 'rlvr_v2' or 'sign_align'"),
+    _gating("alignCoef", -1, "at least 0"),
+    _gating("wrongPenalty", -1, "at least 0"),
+    _gating("accuracyWeight", -1, "at least 0"),
+    _gating("formatWeight", -1, "at least 0"),
     _row(f"{ALIGN}.advantage", "per-component", "one of 'per_component' or 'mixed'"),
     _row(f"{DISCRIMINATOR}.routing", "segments", "one of 'learned' or 'segment'"),
     _row(f"{DISCRIMINATOR}.numExperts", 1, "at least 2"),
@@ -273,6 +286,12 @@ MISSING: tuple[Invalid, ...] = (
 )
 
 CONTRADICTIONS: tuple[Invalid, ...] = (
+    Invalid(
+        "spec.systemMessage",
+        "holds <image>, the mark of a row's image",
+        "remove it",
+        {"spec.systemMessage": "See <image>."},
+    ),
     Invalid("spec.stages", "has no stage", "at least one of sft", {"spec.stages": {}}),
     Invalid(
         f"{SFT}.steps",
@@ -386,6 +405,12 @@ CONTRADICTIONS: tuple[Invalid, ...] = (
         "captionWeight and reasoningWeight are both 0",
         "at least one of them",
         {f"{ALIGN}.captionWeight": 0, f"{ALIGN}.reasoningWeight": 0},
+    ),
+    Invalid(
+        f"{ALIGN}.gating",
+        "has no meaning with objective supervised",
+        "objective: adversarial",
+        {f"{ALIGN}.objective": "supervised", f"{ALIGN}.gating": {"mode": "rlvr"}},
     ),
     Invalid(
         f"{DISCRIMINATOR}.numExperts",

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import (
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
+)
 
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.attention import use_packed_attention
@@ -60,23 +65,46 @@ VISION: dict[str, Any] = {
 }
 
 
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+    "mlp_only_layers": [],
+}
+
+
 def build_model(
-    seed: int = 0, vocabulary: int = VOCABULARY, dtype: torch.dtype = torch.float32
+    seed: int = 0,
+    vocabulary: int = VOCABULARY,
+    dtype: torch.dtype = torch.float32,
+    mixture: bool = False,
+    tied: bool = False,
+    text: dict[str, Any] | None = None,
 ) -> Any:
-    """A model with random weights and transformers' own attention; a function of the seed."""
+    """A model with random weights and transformers' own attention; a function of the seed.
+
+    `text`: what differs in the language model.
+    """
+    experts = EXPERTS if mixture else {}
+    own = {"vocab_size": vocabulary, "tie_word_embeddings": tied, **(text or {})}
+    config_of, model_of = {
+        False: (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+        True: (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration),
+    }[mixture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3VLForConditionalGeneration(
-            Qwen3VLConfig(
-                text_config={**TEXT, "vocab_size": vocabulary},
-                vision_config=dict(VISION),
-                image_token_id=IMAGE,
-                video_token_id=VIDEO,
-                vision_start_token_id=VISION_START,
-                vision_end_token_id=VISION_END,
-                tie_word_embeddings=False,
-            )
+        config = config_of(
+            text_config={**TEXT, **experts, **own},
+            vision_config=dict(VISION),
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=VISION_START,
+            vision_end_token_id=VISION_END,
+            tie_word_embeddings=tied,
         )
+        model: Any = model_of(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() < 2:

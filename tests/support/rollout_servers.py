@@ -21,7 +21,7 @@ from prism_trainer.rollouts.faults import Budget
 from prism_trainer.rollouts.publish import Publisher
 from prism_trainer.rollouts.server import Limits
 from prism_trainer.rollouts.vllm_client import Servers, VllmClient
-from served_models import Kind, build_served_model
+from served_models import Kind, build_served_model, weights_of
 from stage_builders import rlvr_stage, stage_config
 from transformers_reference import Reference
 
@@ -120,7 +120,7 @@ def build_client(
         limits=limits or Limits(),
         budget=budget or Budget(),
     )
-    return VllmClient(used, model, publisher)
+    return VllmClient(used, model, lambda: weights_of(model), publisher)
 
 
 def build_requests(

@@ -23,6 +23,7 @@ from prism_trainer.data.rows import Row
 from prism_trainer.digits.processor import build_processor
 from prism_trainer.digits.tiny_model import TEXT, VISION
 from prism_trainer.digits.tokenizer import build_tokenizer
+from prism_trainer.engine.sources import TensorSource, source_of
 
 Kind = Literal["dense", "moe"]
 _SPREAD = 0.2
@@ -86,6 +87,11 @@ def save_served_model(model: PreTrainedModel, folder: Path) -> Path:
             tensors[name] = tensor.transpose(1, 2).contiguous()
     save_file(tensors, path, metadata={"format": "pt"})
     return folder
+
+
+def weights_of(model: PreTrainedModel) -> dict[str, TensorSource]:
+    """As a policy gives them."""
+    return {name: source_of(parameter) for name, parameter in model.named_parameters()}
 
 
 def picture_bytes(seed: int, width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:

@@ -51,14 +51,22 @@ def answer_text(caption: int, think: int, answer: int) -> str:
 
 def teacher_parts(row: Row) -> Row:
     """A teacher who always says the same."""
-    caption, _, reasoning = answer_text(7, 1, 1).partition("\n<think>")
-    reasoning = "<think>" + reasoning
-    return {
-        **row,
-        "teacher_caption": caption,
-        "teacher_cot": reasoning,
-        "teacher_response": f"{caption}\n{reasoning}",
-    }
+    return with_text(row, "teacher", answer_text(7, 1, 1))
+
+
+def with_text(row: Row, who: str, text: str) -> Row:
+    """The row with a teacher's or student's text, whole and in its two segments."""
+    caption, _, reasoning = text.partition("\n<think>")
+    segments = {f"{who}_caption": caption, f"{who}_cot": "<think>" + reasoning}
+    return {**row, **segments, f"{who}_response": text}
+
+
+def pairs_of(rows: Sequence[Row]) -> list[Row]:
+    """The teacher who always says the same, and students who say something else."""
+    return [
+        with_text(teacher_parts(row), "student", answer_text(8, 2 + i % 3, 2 + i % 2))
+        for i, row in enumerate(rows)
+    ]
 
 
 def with_truth(row: Row, truth: str) -> Row:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 from prism_api.resources import Evaluation
 from prism_api.stage_config import EvaluationResult
-from prism_trainer.data.encoder import Encoder, load_image
-from prism_trainer.data.rows import Dataset, Row
+from prism_trainer.data.encoder import Encoder
+from prism_trainer.data.pictures import load_image
+from prism_trainer.data.rows import Dataset, Row, with_system_turn
 from prism_trainer.distributed import Ranks
 from prism_trainer.rewards.response import matching_caption_items, parse_response
 from prism_trainer.rewards.verifier import Verdict, verify_any
@@ -45,6 +46,7 @@ def evaluate(
     client: RolloutClient,
     ranks: Ranks,
     stop_requested: Callable[[], bool],
+    system_message: str | None = None,
 ) -> tuple[EvaluationResult, list[dict[str, object]]] | None:
     """Answer every held-out question greedily, shared among processes; returns result and samples.
 
@@ -61,7 +63,7 @@ def evaluate(
         if ranks.any(stop_requested()):
             return None
         indices = mine[start : start + settings.batch_size]
-        rows = [dataset[i] for i in indices]
+        rows = [with_system_turn(dataset[i], system_message) for i in indices]
         completions = _answer(rows, settings, encoder, client)
         for index, row, completion in zip(indices, rows, completions, strict=True):
             text = encoder.text(completion.tokens)

@@ -1,22 +1,38 @@
-"""Models and processors from checkpoints in Hugging Face layout, and back."""
+"""Models and processors from checkpoints in Hugging Face layout, and back.
+
+Files have a mixture's experts as published checkpoints and vLLM do; in memory they lie as
+transformers holds them.
+"""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel, Qwen3VLForConditionalGeneration
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    PreTrainedModel,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeForConditionalGeneration,
+)
 
 from prism_api.errors import DataError
 from prism_api.uris import local_path, scheme
 from prism_trainer.engine.attention import use_packed_attention
 from prism_trainer.engine.sources import TensorSource
-from prism_trainer.tensor_files import write_model
+from prism_trainer.model_headers import check_model
+from prism_trainer.model_tensors import DENSE, MIXTURE, is_experts, transposed
+from prism_trainer.tensor_files import TensorFiles, write_model
 
-_MODEL_TYPE = "qwen3_vl"
+_CLASSES = {DENSE: Qwen3VLForConditionalGeneration, MIXTURE: Qwen3VLMoeForConditionalGeneration}
+_FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors")
+"""What a model on a hub is loaded from."""
 
 
 @dataclass(frozen=True)
@@ -28,40 +44,70 @@ class LoadedModel:
     folder: Path
 
 
-def model_folder(uri: str) -> str:
-    """What `from_pretrained` takes: a hub name or a local folder, which must exist."""
-    if scheme(uri) == "hf":
-        return uri.removeprefix("hf://")
-    folder = local_path(uri)
-    if not (folder / "config.json").is_file():
-        raise DataError(f"{folder}: no model here (config.json is missing); check the model's uri")
-    return str(folder)
+def model_folder(uri: str) -> Path:
+    """The folder of a model; one on a hub is fetched into its cache. Raises DataError."""
+    if scheme(uri) != "hf":
+        return local_path(uri)
+    try:
+        return Path(snapshot_download(uri.removeprefix("hf://"), allow_patterns=[*_FILES]))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{uri}: cannot be fetched from the hub ({error})") from None
 
 
 def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> LoadedModel:
-    """A Qwen3-VL with packed attention, ready to be trained; raises DataError if it cannot be
-    read."""
-    name = model_folder(uri)
+    """A Qwen3-VL, dense or a mixture of experts, with packed attention, ready to be trained.
+
+    Raises DataError if it cannot be read, or is not whole.
+    """
+    folder = model_folder(uri)
+    check_model(folder)
     try:
-        model, processor = _load(name), AutoProcessor.from_pretrained(name)
+        model, processor = _load(folder), AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{uri}: cannot be loaded as a Qwen3-VL ({error})") from None
     use_packed_attention(model)
     model.model.visual.requires_grad_(train_vision_tower)
-    return LoadedModel(model.to(device).train(), processor, Path(name))
+    return LoadedModel(model.to(device).train(), processor, folder)
 
 
-def _load(name: str) -> PreTrainedModel:
-    """The model; transformers alone would fill what is missing, even everything, with noise."""
-    config = AutoConfig.from_pretrained(name)
-    if config.model_type != _MODEL_TYPE:
-        raise ValueError(f"its model_type is {config.model_type!r}, not {_MODEL_TYPE!r}")
-    model, found = Qwen3VLForConditionalGeneration.from_pretrained(
-        name, config=config, dtype=torch.float32, output_loading_info=True
+def _load(folder: Path) -> PreTrainedModel:
+    """The model of a checked folder."""
+    config = AutoConfig.from_pretrained(folder)
+    model, found = _CLASSES[config.model_type].from_pretrained(
+        folder, config=config, dtype=torch.float32, output_loading_info=True
     )
+    # transformers alone would fill what it does not find, even everything, with noise.
     if found["missing_keys"]:
         raise ValueError(f"its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
     return model
+
+
+class ExportedWeights(Mapping[str, Tensor]):
+    """Weights of an exported model by name, as the model holds them, each read when it is asked
+    for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = TensorFiles(*sorted(folder.glob("*.safetensors")))
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._files[name]
+        return tensor.transpose(1, 2) if is_experts(name) else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def published(weights: Mapping[str, TensorSource]) -> dict[str, TensorSource]:
+    """A model's weights as its files have them."""
+    return {n: _transposed(w) if is_experts(n) else w for n, w in weights.items()}
+
+
+def _transposed(source: TensorSource) -> TensorSource:
+    shape = transposed(source.shape)
+    return TensorSource(shape, source.dtype, lambda: source.read().transpose(1, 2))
 
 
 def export(
@@ -71,12 +117,20 @@ def export(
 
     All processes take part; those without a folder only give their parts of the weights.
     """
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    export_model(folder, config, published(weights))
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        config = copy.deepcopy(model.config)
-        config.architectures, config.dtype = [type(model).__name__], torch.float32
-        config.save_pretrained(folder)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
         processor.save_pretrained(folder)
+
+
+def export_model(folder: Path | None, config: Any, weights: Mapping[str, TensorSource]) -> None:
+    """Write config and float32 weights, as files have them; see `export`."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = copy.deepcopy(config)
+        config.dtype = torch.float32
+        config.save_pretrained(folder)
     write_model(folder, weights)

@@ -1,26 +1,33 @@
-"""Checks stages before any of them starts: whether this trainer can serve their settings, and every
-row of their data.
+"""Checks stages before any of them starts: whether this trainer can serve their settings, the
+headers of their models' files, and every row of their data.
 
 `python -m prism_trainer.preflight CONFIG.json...` says everything that it finds wrong. It imports
 no torch, so that a mistake shows within seconds and before anything is loaded.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
-from prism_api.resources import DataSource
+from prism_api.resources import DataSource, ModelSource
 from prism_api.stage_config import StageConfig
-from prism_api.stages import AlignStage, RlvrStage, SftStage
+from prism_api.stages import AlignStage, Discriminator, RlvrStage, SftStage
+from prism_api.uris import local_path, scheme
 from prism_trainer.attempt import read_config
+from prism_trainer.data.model_files import ModelFiles, check_model_files, read_model_files
 from prism_trainer.data.rows import Need, check_dataset
+from prism_trainer.data.text_limit import TextLimit
+from prism_trainer.discriminator.start import check_start, start_problems
+from prism_trainer.model_headers import check_model
 
 _UPDATES = ("auto", "reload")
 """How this trainer brings weights to rollout servers."""
@@ -46,18 +53,35 @@ def main() -> None:
 def find_errors(paths: Sequence[Path]) -> list[PrismError]:
     """What is wrong with the stages whose configs these files hold.
 
-    Of a data set only the first bad row; it is read once however many stages use it.
+    Of a data set only the first bad row; models and data are read once however many stages use
+    them.
     """
     errors: list[PrismError] = []
-    uses: dict[DataUse, None] = {}
+    configs: list[StageConfig] = []
     for path in paths:
         with _noted(errors):
-            config = read_config(path)
-            uses |= dict.fromkeys(data_of(config))
-            check_supported(config)
-    for use in uses:
+            configs.append(read_config(path))
+            check_supported(configs[-1])
+    models: dict[str, ModelFiles] = {}
+    for uri in dict.fromkeys(config.model.uri for config in configs):
         with _noted(errors):
-            check_dataset(use.sources, use.need)
+            models[uri] = read_model_files(uri)
+            check_model_files(models[uri])
+    for uri in filter(_is_local, models):
+        with _noted(errors):
+            check_model(local_path(uri))
+    for uri in filter(_is_local, dict.fromkeys(uri for c in configs for uri in starts_of(c))):
+        with _noted(errors):
+            check_start(local_path(uri))
+    uses: dict[DataUse, TextLimit | None] = {}
+    for config in configs:
+        files = models.get(config.model.uri)
+        uses |= dict.fromkeys(data_of(config), text_limit(config, files))
+        with _noted(errors):
+            check_lengths(config, files)
+    for use, limit in uses.items():
+        with _noted(errors):
+            check_dataset(use.sources, use.need, limit)
     return errors
 
 
@@ -82,12 +106,64 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
     match config.stage:
         case SftStage(data=sources):
             yield DataUse(sources, "response")
-        case AlignStage(data=source):
-            yield DataUse((source,), "teacher")
+        case AlignStage(data=source, gating=gating, objective=objective):
+            yield DataUse((source,), "teacher_truth" if gating else "teacher")
+            pairs = config.stage.discriminator.warmup.data
+            if pairs is not None and objective == "adversarial":
+                yield DataUse((pairs,), "pair")
         case RlvrStage(data=source):
             yield DataUse((source,), "truth")
     if config.evaluation is not None:
         yield DataUse((config.evaluation.data,), "truth")
+
+
+def _is_local(uri: str) -> bool:
+    return scheme(uri) == "file"
+
+
+def starts_of(config: StageConfig) -> Iterator[str]:
+    """The model of its own that a stage's discriminator starts from."""
+    stage = config.stage
+    if isinstance(stage, AlignStage) and stage.objective == "adversarial":
+        source = stage.discriminator.model
+        if source is not None:
+            yield source.uri
+
+
+def text_limit(config: StageConfig, files: ModelFiles | None) -> TextLimit | None:
+    """How long a teacher's text may be, beside a prompt of any length that is allowed; only where
+    no setting limits it."""
+    stage = config.stage
+    if files is None or not isinstance(stage, AlignStage):
+        return None
+    room = files.max_positions - stage.max_prompt_tokens
+    reason = f"{files.max_positions} positions of the model less maxPromptTokens"
+    return TextLimit(files.tokenizer, room, reason)
+
+
+def check_lengths(config: StageConfig, files: ModelFiles | None) -> None:
+    """Raise SpecError for length limits that together exceed the model's context, if it is
+    known."""
+    if files is None:
+        return
+    prompt, own = config.stage.max_prompt_tokens, f"stages.{config.kind}"
+    limits = {f"{own}.maxResponseTokens": config.stage.max_response_tokens}
+    if config.evaluation is not None:
+        limits["evaluation.maxResponseTokens"] = config.evaluation.max_response_tokens
+    problems = [
+        FieldProblem(
+            path,
+            f"{response} and {own}.maxPromptTokens {prompt} exceed the model's "
+            f"{files.max_positions} positions ({files.folder}/config.json)",
+            f"give at most {files.max_positions - prompt}"
+            if prompt < files.max_positions
+            else "lower maxPromptTokens",
+        )
+        for path, response in limits.items()
+        if prompt + response > files.max_positions
+    ]
+    if problems:
+        raise SpecError(problems)
 
 
 def check_supported(config: StageConfig) -> None:
@@ -100,10 +176,8 @@ def check_supported(config: StageConfig) -> None:
         problems.append(FieldProblem(f"{own}.rollout.weightUpdate", problem, "set auto or reload"))
     if config.workers.engine.startswith("deepspeed"):
         problems += _deepspeed_problems(config, own)
-    if isinstance(stage, AlignStage) and stage.discriminator.warmup.data is not None:
-        remedy = "leave it out: pairs are then sampled from the policy"
-        problem = "is not available to this trainer"
-        problems.append(FieldProblem(f"{own}.discriminator.warmup.data", problem, remedy))
+    if isinstance(stage, AlignStage) and stage.objective == "adversarial":
+        problems += _discriminator_problems(stage.discriminator, config.model)
     if problems:
         raise SpecError(problems)
 
@@ -118,6 +192,23 @@ def _deepspeed_problems(config: StageConfig, own: str) -> list[FieldProblem]:
         problem = f"is not available with {engine}"
         problems.append(FieldProblem(f"{own}.offloadOptimizer", problem, remedy))
     return problems
+
+
+def _discriminator_problems(settings: Discriminator, policy: ModelSource) -> Iterator[FieldProblem]:
+    """As far as the files are on this machine; the rest is said when they are loaded."""
+    start = _model_config(settings.model or policy)
+    if start is not None:
+        yield from start_problems(start, _model_config(policy) or {}, settings)
+
+
+def _model_config(model: ModelSource) -> dict[str, Any] | None:
+    if scheme(model.uri) != "file":
+        return None
+    try:
+        config = json.loads((local_path(model.uri) / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from prism_store.attempts import attempt_numbers
 from prism_store.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from prism_store.store import Store, store_errors
 from prism_trainer.metrics import History
-from prism_trainer.models import export
+from prism_trainer.models import ExportedWeights, export, export_model
 from prism_trainer.stages.program import StageContext, StageProgram
 from prism_trainer.tensor_files import TensorFiles, write_tensors
 
@@ -86,6 +86,8 @@ class Checkpoints:
         files = {_OPTIMIZER: policy.optimizer.state(), **program.tensors()}
         if policy.adapters:
             files[_ADAPTERS] = policy.trained_weights()
+        for name, model in program.models().items():
+            export_model(folder and folder / name, model.config, model.weights)
         for name, values in files.items():
             write_tensors(folder and folder / f"{name}.safetensors", values)
 
@@ -132,11 +134,16 @@ def restore(
         for name, path in checkpoint.files.items()
         if name.endswith(".safetensors") and "/" not in name
     }
-    exported = TensorFiles(*sorted(checkpoint.folder(EXPORT).glob("*.safetensors")))
+    exported = ExportedWeights(checkpoint.folder(EXPORT))
+    models = {name: _model_tensors(checkpoint, name) for name in program.models()}
     # Merged weights do not say what the adapters were.
     policy.load_weights(tensors.pop(_ADAPTERS) if policy.adapters else exported)
     assert policy.optimizer is not None, "an optimizer was attached"
     policy.optimizer.load_state(tensors.pop(_OPTIMIZER))
-    program.load_tensors(tensors)
+    program.load_tensors({**tensors, **models})
     history = History.from_jsonl(checkpoint.files["metrics.jsonl"].read_text())
     return Position(**state["position"]), history
+
+
+def _model_tensors(checkpoint: Checkpoint, name: str) -> TensorFiles:
+    return TensorFiles(*sorted(checkpoint.folder(name).glob("*.safetensors")))

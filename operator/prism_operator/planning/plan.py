@@ -35,6 +35,7 @@ class TrainStep:
     run: RunRef
     seed: int
     model: ModelSource
+    system_message: str | None
     stage: AnyStage
     stage_uri: str
     workers: ResolvedWorkers
@@ -63,6 +64,7 @@ class TrainStep:
             attempt=attempt,
             seed=self.seed,
             model=self.model,
+            system_message=self.system_message,
             init_from=init_from,
             stage_uri=self.stage_uri,
             stages=Stages.model_construct(None, **{self.kind: self.stage}),
@@ -124,6 +126,7 @@ def _train_step(
         run=ref,
         seed=spec.seed,
         model=spec.model,
+        system_message=spec.system_message,
         stage=resolve_rlvr(stage) if isinstance(stage, RlvrStage) else stage,
         stage_uri=stage_uri(store_uri, ref, kind),
         workers=(stage.workers or spec.workers).resolved(),

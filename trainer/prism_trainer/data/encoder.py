@@ -1,6 +1,5 @@
 """Tokenises prompts and responses as the model's own processor does."""
 
-import io
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -8,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from prism_api.errors import DataError
-from prism_trainer.data.images import ImageRef
+from prism_trainer.data.pictures import load_image
 from prism_trainer.data.rows import Row
 from prism_trainer.engine.packing import Prompt, Tokens
 from prism_trainer.engine.rope import Grid, mrope_positions
@@ -29,6 +27,7 @@ class Encoder:
         self._processor, self._tokenizer = processor, processor.tokenizer
         self._image_token_id = image_token_id
         self._merge_size = int(processor.image_processor.merge_size)
+        self._template = processor.chat_template or processor.tokenizer.chat_template
         self._cache: OrderedDict[str, Prompt] = OrderedDict()
         self._cached_bytes = 0
         self.eos_id = int(self._tokenizer.eos_token_id)
@@ -60,6 +59,7 @@ class Encoder:
         for row, (pixels, grids) in zip(rows, self._pixels(rows), strict=True):
             text = self._processor.apply_chat_template(
                 [_with_parts(turn) for turn in row.messages],
+                chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=True,
             )
@@ -110,20 +110,6 @@ class Encoder:
         while len(self._cache) > _CACHED_PROMPTS or self._cached_bytes > _MAX_CACHED_BYTES:
             _, dropped = self._cache.popitem(last=False)
             self._cached_bytes -= _size(dropped)
-
-
-def load_image(image: ImageRef, origin: str) -> Image.Image:
-    """Decode an image fully; raises DataError naming the row if it is damaged or no image."""
-    try:
-        content = image.content
-        if content is None:
-            assert image.path is not None, "an image has bytes or a path"
-            content = image.path.read_bytes()
-        with Image.open(io.BytesIO(content)) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        name = image.path or "an embedded image"
-        raise DataError(f"{origin}: {name} cannot be decoded ({error}); replace it") from None
 
 
 def _size(prompt: Prompt) -> int:

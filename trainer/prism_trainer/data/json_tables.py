@@ -4,13 +4,10 @@ import json
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from prism_api.errors import DataError
+from prism_trainer.data.json_array import NOT_JSON, element_places, unreadable
 from prism_trainer.data.table import RawRow
-
-_NOT_JSON = (ValueError, RecursionError)
-"""What `json` raises; the last for brackets nested too deeply."""
 
 
 class JsonLinesTable:
@@ -30,13 +27,13 @@ class JsonLinesTable:
                 file.seek(self._offsets[index])
                 line = file.readline()
         except OSError as error:
-            raise _unreadable(self.path, error) from None
-        return self._parsed(line, index)
+            raise unreadable(self.path, error) from None
+        return parsed_object(line, self.path, index)
 
     def rows(self) -> Iterator[RawRow]:
         """All rows in order, one pass over the file in bounded memory."""
         for index, (_, line) in enumerate(self._lines()):
-            yield self._parsed(line, index)
+            yield parsed_object(line, self.path, index)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Offset and content of every line that is not blank."""
@@ -48,54 +45,46 @@ class JsonLinesTable:
                         yield offset, line
                     offset += len(line)
         except OSError as error:
-            raise _unreadable(self.path, error) from None
-
-    def _parsed(self, line: bytes, index: int) -> RawRow:
-        try:
-            value = json.loads(line)
-        except _NOT_JSON as error:
-            raise DataError(f"{self.path} row {index}: not JSON ({error}); mend the line") from None
-        return _an_object(value, self.path, index)
+            raise unreadable(self.path, error) from None
 
 
 class JsonTable:
-    """A file that is one JSON array of objects; parsed once and held in memory whole."""
+    """A file that is one JSON array of objects; only the elements' places are held."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows = _array(path)
+        self._ends = array("q")
+        self._starts = array("q")
+        for start, end in element_places(path):
+            self._starts.append(start)
+            self._ends.append(end)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._starts)
 
     def row(self, index: int) -> RawRow:
         """One row as plain values."""
-        return _an_object(self._rows[index], self.path, index)
+        start, end = self._starts[index], self._ends[index]
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                text = file.read(end - start)
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        return parsed_object(text, self.path, index)
 
     def rows(self) -> Iterator[RawRow]:
-        """All rows in order."""
+        """All rows in order, each read by itself."""
         for index in range(len(self)):
             yield self.row(index)
 
 
-def _array(path: Path) -> list[Any]:
+def parsed_object(text: bytes, path: Path, index: int) -> RawRow:
+    """The object that a row's text is; raises DataError naming the row if it is none."""
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except _NOT_JSON as error:
-        problem = f"{path}: not one JSON value ({error})"
-        raise DataError(f"{problem}; mend it, or name it .jsonl if each line is one") from None
-    if not isinstance(value, list):
-        raise DataError(f"{path}: holds a {type(value).__name__}; give an array of objects")
-    return value
-
-
-def _an_object(value: Any, path: Path, index: int) -> RawRow:
+        value = json.loads(text)
+    except NOT_JSON as error:
+        raise DataError(f"{path} row {index}: not JSON ({error}); mend it") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} row {index}: is a {type(value).__name__}, not an object")
     return value
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: cannot be read ({error}); check the file and its permissions")

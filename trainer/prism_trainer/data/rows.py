@@ -2,9 +2,12 @@
 `check_dataset` and again whenever a row is used. The layouts are listed in docs/data.md.
 """
 
+import os
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -14,19 +17,27 @@ from prism_api.resources import DataSource
 from prism_trainer.data.columns import is_text, optional_text_of, text_of
 from prism_trainer.data.images import ImageRef, images_of
 from prism_trainer.data.parquet import BatchCache
+from prism_trainer.data.pictures import check_image
 from prism_trainer.data.table import RawRow, Table
 from prism_trainer.data.tables import open_table
+from prism_trainer.data.text_limit import TextLimit
 from prism_trainer.data.turns import Turn, turns_of
 
 _CACHE_BYTES = 1 << 30
 """Decoded Parquet data that one Dataset keeps. A stage has one for its training and, while it
 evaluates, one more; per process."""
 
+_CHECKED_TOGETHER = 64
+"""Rows whose pictures are read at the same time."""
+
 _TAGS = ("<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>")
 
-Need = Literal["response", "teacher", "pair", "truth"]
-"""What a row is for: a demonstration (SFT), a teacher's text (alignment), a teacher's and a
-student's text (warm-up), an answer to verify (RLVR, evaluation)."""
+Need = Literal["response", "teacher", "teacher_truth", "pair", "truth"]
+"""What a row is for: a demonstration (SFT), a teacher's text (alignment), that and an answer to
+verify (alignment with gating), a teacher's and a student's text (warm-up), an answer to verify
+(RLVR, evaluation)."""
+
+_SEGMENTS = ("teacher_caption", "teacher_cot", "student_caption", "student_cot")
 
 
 @dataclass(frozen=True)
@@ -72,15 +83,43 @@ class Dataset:
         return _parsed(table, index, table.row(index), self._need)
 
 
-def check_dataset(sources: Sequence[DataSource], need: Need) -> None:
-    """Read every row once, in order and in bounded memory.
+def check_dataset(
+    sources: Sequence[DataSource], need: Need, limit: TextLimit | None = None
+) -> None:
+    """Read every row and its pictures once, in order and in bounded memory.
 
     Raises DataError for a file that is missing, unreadable or empty, and for the first bad row,
-    naming file and row.
+    naming file and row; texts of teachers and students may have a limit.
     """
-    for table in _opened(sources):
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for table in _opened(sources):
+            _check_table(table, need, limit, threads)
+
+
+def _check_table(
+    table: Table, need: Need, limit: TextLimit | None, threads: ThreadPoolExecutor
+) -> None:
+    pending: deque[Future[None]] = deque()
+    try:
         for index, raw in enumerate(table.rows()):
-            _parsed(table, index, raw, need)
+            pending.append(threads.submit(_check, table, index, raw, need, limit))
+            if len(pending) > _CHECKED_TOGETHER:
+                pending.popleft().result()
+    finally:  # after an error too: what is wrong with an earlier row is what is said
+        for future in pending:
+            future.result()
+
+
+def _check(table: Table, index: int, raw: RawRow, need: Need, limit: TextLimit | None) -> None:
+    """Parse a row, and do what takes too long to be done again at each use."""
+    row = _parsed(table, index, raw, need)
+    for image in row.images:
+        check_image(image, row.origin)
+    if limit is not None and row.response is not None:
+        limit.check(row.response, row.origin, "the teacher's text")
+    if limit is not None and row.student_caption is not None:
+        student = f"{row.student_caption}\n{row.student_reasoning}"
+        limit.check(student, row.origin, "the student's text")
 
 
 def _opened(sources: Sequence[DataSource]) -> list[Table]:
@@ -106,10 +145,11 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
     marks = sum(turn["content"].count("<image>") for turn in turns)
     if marks != len(images):
         raise DataError(f"{origin}: {marks} <image> in the prompt but {len(images)} images")
-    if need in ("teacher", "pair"):
-        response = _whole_text("teacher", raw, origin)
     if need == "pair":
+        raw = _with_segments(raw, origin)
         _whole_text("student", raw, origin)
+    if need in ("teacher", "teacher_truth", "pair"):
+        response = _whole_text("teacher", raw, origin)
     return Row(
         origin=origin,
         id=str(raw.get("id") or origin),
@@ -120,8 +160,29 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
         teacher_reasoning=optional_text_of(raw, "teacher_cot", origin),
         student_caption=raw["student_caption"] if need == "pair" else None,
         student_reasoning=raw["student_cot"] if need == "pair" else None,
-        truths=_truths(raw, origin) if need == "truth" else (),
+        truths=_truths(raw, origin, need) if need in ("truth", "teacher_truth") else (),
     )
+
+
+def with_system_turn(row: Row, system_message: str | None) -> Row:
+    """The row with a system turn, if there is a message and it has none of its own."""
+    if system_message is None or row.messages[0]["role"] == "system":
+        return row
+    turn = {"role": "system", "content": system_message}
+    return replace(row, messages=(turn, *row.messages))
+
+
+def _with_segments(raw: RawRow, origin: str) -> RawRow:
+    """A pair of whole responses, without any of the segments, is cut behind the captions."""
+    if raw.get("teacher_response") is None or any(raw.get(n) is not None for n in _SEGMENTS):
+        return raw
+    segments: RawRow = {}
+    for who in ("teacher", "student"):
+        whole = text_of(raw, f"{who}_response", origin)
+        _check_blocks(whole, origin, f"the {who}'s text")
+        caption, tag, rest = whole.partition("</caption>")
+        segments |= {f"{who}_caption": caption + tag, f"{who}_cot": rest}
+    return {**raw, **segments}
 
 
 def _whole_text(who: str, raw: RawRow, origin: str) -> str:
@@ -147,7 +208,8 @@ def _demonstration(
 
 
 def _check_blocks(text: str, origin: str, what: str) -> None:
-    """Looser than the reward's check: there may be text around the blocks, as some teachers do."""
+    """Looser than the reward's check in one respect: there may be text around the blocks, as some
+    teachers do."""
     end = 0
     for tag in _TAGS:
         start = text.find(tag, end)
@@ -157,15 +219,20 @@ def _check_blocks(text: str, origin: str, what: str) -> None:
                 f"order; it begins {text[:60]!r}"
             )
         end = start + len(tag)
+    for tag in _TAGS:
+        if (count := text.count(tag)) > 1:
+            raise DataError(f"{origin}: {what} holds {tag} {count} times; leave only the block's")
 
 
-def _truths(raw: RawRow, origin: str) -> tuple[str, ...]:
+def _truths(raw: RawRow, origin: str, need: Need) -> tuple[str, ...]:
     fields = raw.get("reward_model")
     model = fields if isinstance(fields, dict) else {}
     truth = model.get("ground_truth")
     if not is_text(truth) or not truth.strip():
+        remedy = "" if need == "truth" else ", or remove stages.align.gating, which asks for it"
         raise DataError(
             f"{origin}: reward_model.ground_truth is missing, empty or not a text; give the answer"
+            f"{remedy}"
         )
     others = model.get("equivalent_answers") or []
     if not isinstance(others, list) or not all(map(is_text, others)):

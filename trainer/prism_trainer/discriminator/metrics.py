@@ -11,9 +11,9 @@ from prism_trainer.distributed import Ranks
 
 
 def comparison_metrics(
-    ranks: Ranks, comparisons: Sequence[Comparison], scored: ScoredBatch, responses: int
+    ranks: Ranks, comparisons: Sequence[Comparison], scored: ScoredBatch
 ) -> dict[str, float]:
-    """Means over all processes' pairs; `responses`: how many this one sampled, format or not.
+    """Means over all processes' pairs.
 
     A response with the teacher's text has the teacher's score, which is half a right decision.
     """
@@ -21,14 +21,13 @@ def comparison_metrics(
     students = _joined(s.students for s in scored.scores)
     right = (gaps > 0).double() + 0.5 * (gaps == 0).double()
     alike = sum(int((c.text_numbers[1:] == c.text_numbers[0]).sum()) for c in comparisons)
-    pairs, gap_caption, gap_reasoning, right_caption, right_reasoning, score, same, count = (
+    pairs, gap_caption, gap_reasoning, right_caption, right_reasoning, score, same = (
         ranks.sum_floats(
             float(len(gaps)),
             *gaps.sum(0).tolist(),
             *right.sum(0).tolist(),
             float(students.sum()),
             float(alike),
-            float(responses),
         )
     )
     divisor = max(1.0, pairs)
@@ -39,7 +38,6 @@ def comparison_metrics(
         "discriminator_accuracy_reasoning": right_reasoning / divisor,
         "student_score": score / divisor,
         "identical_segments": same / (2 * divisor),
-        "format_rate": pairs / count,
         "expert_load_max": float(_relative_load(scored.expert_shares).max()),
     }
 

@@ -1,14 +1,17 @@
-"""Sparse upcycling: a dense Qwen3-VL becomes a mixture of experts with a score head."""
+"""A mixture of experts with a score head: a dense Qwen3-VL upcycled, or a Qwen3-VL-MoE taken up."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3VLMoeConfig, Qwen3VLMoeModel
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoePreTrainedModel
 
 from prism_api.stages import Discriminator
 from prism_trainer.discriminator.routing import Router, RoutingContext
+from prism_trainer.discriminator.start import HEAD
 from prism_trainer.engine.attention import use_packed_attention
 from prism_trainer.engine.head import Float32Linear
 from prism_trainer.seeds import torch_generator
@@ -39,26 +42,59 @@ def upcycle(dense: PreTrainedModel, settings: Discriminator, seed: int) -> Discr
         waiting.pop(name).copy_(value)
     if waiting:
         raise RuntimeError(f"{', '.join(sorted(waiting)[:3])}: not set by the dense model")
+    _start_head(model, settings, seed)
+    return model
+
+
+def _start_head(model: DiscriminatorModel, settings: Discriminator, seed: int) -> None:
     generator = torch_generator(seed, "discriminator", "head")
     with torch.no_grad():
         model.head.weight.normal_(0, settings.router_init_std, generator=generator)
+
+
+class _Scored(Qwen3VLMoePreTrainedModel):  # type: ignore[misc]
+    """A mixture with a head under the names of a checkpoint, for transformers' own loader: it reads
+    shards and both layouts of experts."""
+
+    def __init__(self, config: Qwen3VLMoeConfig) -> None:
+        super().__init__(config)
+        self.model = Qwen3VLMoeModel(config)
+        self.v_head = nn.Linear(config.text_config.hidden_size, 1, bias=False)
+        self.post_init()
+
+
+def load_mixture(folder: Path, settings: Discriminator, seed: int) -> DiscriminatorModel:
+    """A Qwen3-VL-MoE as it is, with its score head if it has one, else with a small random one.
+
+    Raises what `from_pretrained` raises, and ValueError for tensors that
+    are missing.
+    """
+    loaded, found = _Scored.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    missing = set(found["missing_keys"])
+    if missing - {HEAD}:
+        raise ValueError(f"its weights lack {', '.join(sorted(missing - {HEAD})[:3])}")
+    model = _with_routers(loaded.model, settings)
+    if missing:
+        _start_head(model, settings, seed)
+    else:
+        model.head.weight = loaded.v_head.weight
     return model
 
 
 def discriminator_like(dense: Any, settings: Discriminator) -> DiscriminatorModel:
     """A discriminator with the architecture that a dense model's config gives; any weights."""
     config = _moe_config(dense, settings)
-    tower = Qwen3VLMoeModel._from_config(config, dtype=torch.float32)
+    return _with_routers(Qwen3VLMoeModel._from_config(config, dtype=torch.float32), settings)
+
+
+def _with_routers(tower: Any, settings: Discriminator) -> DiscriminatorModel:
+    """The tower with our routers on the weights of its own, our attention, and a head."""
     routing = RoutingContext()
     for number, layer in enumerate(tower.language_model.layers):
-        layer.mlp.gate = Router(
-            number,
-            settings.num_experts,
-            config.text_config.hidden_size,
-            settings.experts_per_token,
-            routing,
-        )
+        weight = layer.mlp.gate.weight
+        layer.mlp.gate = Router(number, weight, settings.experts_per_token, routing)
     use_packed_attention(tower)
+    tower.config.architectures = [type(tower).__name__]
     return DiscriminatorModel(tower, routing)
 
 

@@ -49,11 +49,11 @@ class Router(nn.Module):
     """Top-k router with the parameter of transformers' own, restricted to the allowed experts."""
 
     def __init__(
-        self, layer: int, num_experts: int, width: int, top_k: int, context: RoutingContext
+        self, layer: int, weight: nn.Parameter, top_k: int, context: RoutingContext
     ) -> None:
+        """`weight` [experts, width]."""
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_experts, width))
-        self.top_k = top_k
+        self.weight, self.top_k = weight, top_k
         self._layer, self._context = layer, context
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:

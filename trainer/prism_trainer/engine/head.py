@@ -12,7 +12,8 @@ _CHUNK_ELEMENTS = 1 << 25
 
 class Float32Linear(nn.Linear):
     """A linear layer that computes in float32 (or more, if its weight has more) whatever surrounds
-    it, for outputs whose small differences count; engines leave its weight in float32."""
+    it, for outputs whose small differences count; engines leave its weight in float32, but for
+    DeepSpeed, which rounds all weights of a pass in half precision."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)
         """See nn.Linear."""

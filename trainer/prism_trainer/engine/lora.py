@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from prism_api.errors import FieldProblem, SpecError
 from prism_api.stages import Lora
 from prism_trainer.engine.sources import TensorSource
 from prism_trainer.seeds import derive_seed, torch_generator
@@ -115,9 +116,10 @@ def _merged(base: TensorSource, a: TensorSource, b: TensorSource, scale: float) 
 def add_adapters(model: nn.Module, settings: Lora, seed: int) -> None:
     """Freeze the language model and put adapters beside its chosen layers.
 
-    The vision tower stays as it is: frozen or trained.
+    The vision tower stays as it is: frozen or trained. Raises SpecError for a layer that the model
+    does not have: the experts of a mixture are no linear layers.
     """
-    context = AdapterContext(seed)
+    context, found = AdapterContext(seed), set[str]()
     for name, parameter in model.named_parameters():
         if ".visual." not in name:
             parameter.requires_grad_(False)
@@ -126,3 +128,9 @@ def add_adapters(model: nn.Module, settings: Lora, seed: int) -> None:
         if last in settings.target_modules and ".language_model." in name:
             adapted = LoraLinear(module, name, settings, context)
             setattr(model.get_submodule(parent), last, adapted)
+            found.add(last)
+    absent = [name for name in settings.target_modules if name not in found]
+    if absent:
+        problem = f"this model has no linear layers {', '.join(absent)}"
+        remedy = f"name only {', '.join(sorted(found)) or 'layers that it has'}"
+        raise SpecError([FieldProblem("lora.targetModules", problem, remedy)])

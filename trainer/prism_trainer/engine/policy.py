@@ -107,9 +107,14 @@ class Network:
         self.optimizer = self.sharding.optimizer(settings, total_steps, self.offload_optimizer)
 
     def packs(self, groups: Sequence[Group]) -> list[Pack]:
-        """Packs of at most `max_tokens` tokens, in order; see `in_step`."""
+        """Packs of at most `max_tokens` tokens, in order; see `in_step`.
+
+        Where passes are in step there is at least one: not every engine can take an optimizer step
+        without a backward pass (all advantages of a batch may be zero).
+        """
         parts = self.in_step(split_into_packs(groups, self.max_tokens), [])
-        return [self.pack(part) for part in parts]
+        nothing: list[list[Group]] = [[]] if self.sharding.in_step else []
+        return [self.pack(part) for part in parts or nothing]
 
     def in_step(self, passes: list[T], nothing: T) -> list[T]:
         """The same passes, and as many more over nothing as another process has more of them.

@@ -23,6 +23,11 @@ def source_of(tensor: Tensor) -> TensorSource:
     return TensorSource(tuple(tensor.shape), tensor.dtype, lambda: _whole(tensor.detach()))
 
 
+def cast(source: TensorSource, dtype: torch.dtype) -> TensorSource:
+    """The same in another precision."""
+    return TensorSource(source.shape, dtype, lambda: source.read().to(dtype))
+
+
 def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

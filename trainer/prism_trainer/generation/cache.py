@@ -1,5 +1,7 @@
 """The key-value cache of one batch: as long as its text needs, and no larger than memory allows."""
 
+import sys
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -55,21 +57,10 @@ def bytes_per_sequence(weights: DecoderWeights, slots: int) -> int:
     return per_slot * slots * weights.head.element_size()
 
 
-def sequences_that_fit(wanted: int, bytes_each: int, usable_bytes: int | None) -> int:
-    """`wanted`, halved until that many fit; at least 1.
-
-    Halved rather than divided exactly, so that a little more or less of free memory, as after a
-    resume, gives the same batches and so the same bits.
-    """
-    while usable_bytes is not None and wanted > 1 and wanted * bytes_each > usable_bytes:
-        wanted //= 2
-    return wanted
-
-
-def usable_bytes(device: torch.device) -> int | None:
-    """Memory that caches may take on a GPU; none on a CPU, where no limit is known."""
+def usable_bytes(device: torch.device) -> int:
+    """Memory that caches may take on a GPU; on a CPU no limit is known."""
     if device.type != "cuda":
-        return None
+        return sys.maxsize
     free, _ = torch.cuda.mem_get_info(device)
     # What torch's allocator holds without using it is free too.
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

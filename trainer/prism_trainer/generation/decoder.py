@@ -113,10 +113,11 @@ class Decoder:
             x = x + self._attend(
                 layer, cache, rms_norm(x, x.shape[-1:], layer.input_norm, w.eps), cos, sin
             )
-            gate, up = linear(
-                rms_norm(x, x.shape[-1:], layer.mlp_norm, w.eps), layer.gate_up
-            ).chunk(2, dim=-1)
-            x = x + linear(silu(gate).mul_(up), layer.down)
+            normed = rms_norm(x, x.shape[-1:], layer.mlp_norm, w.eps)
+            if layer.router is None:
+                x = x + _mlp(normed, layer.gate_up, layer.down)
+            else:
+                x = x + _mixture(normed, layer, layer.router, w.experts_per_token)
         self.logits = linear(rms_norm(x, x.shape[-1:], w.final_norm, w.eps), w.head)
         self._slot += 1
         self._positions = self._positions + 1
@@ -145,3 +146,22 @@ class Decoder:
         self._mask = self._mask.index_select(0, rows)
         self._positions = self._positions.index_select(0, rows)
         self.logits = self.logits.index_select(0, rows)
+
+
+def _mlp(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    gate, up = linear(x, gate_up).chunk(2, dim=-1)
+    return linear(silu(gate).mul_(up), down)
+
+
+def _mixture(x: Tensor, layer: LayerWeights, router: Tensor, experts_per_token: int) -> Tensor:
+    """Each token by the experts of its largest router probabilities, which are scaled to sum to
+    one (transformers' Qwen3VLMoeTextTopKRouter)."""
+    probabilities = torch.softmax(linear(x, router).float(), dim=-1)
+    shares, chosen = probabilities.topk(experts_per_token, dim=-1)
+    shares = shares / shares.sum(-1, keepdim=True)
+    result = torch.zeros_like(x)
+    for expert in chosen.unique().tolist():
+        rows, ranks = (chosen == expert).nonzero(as_tuple=True)
+        output = _mlp(x[rows], layer.gate_up[expert], layer.down[expert])
+        result[rows] += (output * shares[rows, ranks, None]).to(x.dtype)
+    return result

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prism_api.memory import sequences_that_fit
 from prism_trainer.engine.policy import Policy
-from prism_trainer.generation.cache import bytes_per_sequence, sequences_that_fit, usable_bytes
+from prism_trainer.generation.cache import bytes_per_sequence, usable_bytes
 from prism_trainer.generation.decoder import Decoder, prefill
 from prism_trainer.generation.weights import DecoderWeights, snapshot
 from prism_trainer.rollouts import Completion, Request, SamplingParams

@@ -26,7 +26,11 @@ class LayerWeights:
     output: Tensor
     mlp_norm: Tensor
     gate_up: Tensor
+    """[2 x inner, width], of a mixture [experts, 2 x inner, width]"""
     down: Tensor
+    """[width, inner], of a mixture [experts, width, inner]"""
+    router: Tensor | None
+    """[experts, width] of a mixture"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class DecoderWeights:
     kv_heads: int
     dim: int
     eps: float
+    experts_per_token: int
 
 
 def snapshot(policy: Policy, dtype: torch.dtype) -> DecoderWeights:
@@ -59,6 +64,7 @@ def snapshot(policy: Policy, dtype: torch.dtype) -> DecoderWeights:
         kv_heads=config.num_key_value_heads,
         dim=config.head_dim,
         eps=config.rms_norm_eps,
+        experts_per_token=getattr(config, "num_experts_per_tok", 0),
     )
 
 
@@ -71,6 +77,10 @@ def _layer(
     def fused(*names: str) -> Tensor:
         return torch.cat([weight(name).to(dtype) for name in names])
 
+    def of_mixture(name: str) -> Tensor:
+        return weights[f"{layer}.mlp.experts.{name}"].read().to(dtype)
+
+    is_mixture = f"{layer}.mlp.gate.weight" in weights
     q_norm = weight("self_attn.q_norm").expand(config.num_attention_heads, -1)
     k_norm = weight("self_attn.k_norm").expand(config.num_key_value_heads, -1)
     return LayerWeights(
@@ -79,6 +89,7 @@ def _layer(
         qk_norm=torch.cat([q_norm, k_norm]),
         output=weight("self_attn.o_proj").to(dtype),
         mlp_norm=weight("post_attention_layernorm"),
-        gate_up=fused("mlp.gate_proj", "mlp.up_proj"),
-        down=weight("mlp.down_proj").to(dtype),
+        gate_up=of_mixture("gate_up_proj") if is_mixture else fused("mlp.gate_proj", "mlp.up_proj"),
+        down=of_mixture("down_proj") if is_mixture else weight("mlp.down_proj").to(dtype),
+        router=weight("mlp.gate").to(dtype) if is_mixture else None,
     )

@@ -14,8 +14,8 @@ from PIL import ExifTags, Image
 
 from prism_api.errors import FieldProblem, SpecError
 from prism_api.rollout import SERVED_MODEL
-from prism_trainer.data.encoder import load_image
 from prism_trainer.data.images import ImageRef
+from prism_trainer.data.pictures import content_of, load_image
 from prism_trainer.data.rows import Row
 from prism_trainer.engine.packing import Tokens
 from prism_trainer.rollouts import Completion, Request, SamplingParams
@@ -129,10 +129,7 @@ def image_url(image: ImageRef, origin: str) -> str:
     Files that vLLM reads otherwise than we do (it turns them by their EXIF orientation and puts
     transparent ones on white) are sent as what we read.
     """
-    content = image.content
-    if content is None:
-        assert image.path is not None, "an image has bytes or a path"
-        content = image.path.read_bytes()
+    content = content_of(image)
     if not _is_plain(content):
         buffer = io.BytesIO()
         # From the bare pixels: what the file says of transparency and orientation stays behind.

@@ -1,13 +1,14 @@
 """VllmClient: the RolloutClient that samples from vLLM servers over HTTP."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
 from prism_api.rollout import Weights
+from prism_trainer.engine.sources import TensorSource
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.rollouts.dispatch import dispatch
 from prism_trainer.rollouts.faults import Budget
@@ -34,13 +35,20 @@ class VllmClient:
     digest, each request names it, and a server that has other ones is brought up to date first.
     """
 
-    def __init__(self, servers: Servers, model: Any, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        model: Any,
+        weights_of_model: Callable[[], Mapping[str, TensorSource]],
+        publisher: Publisher,
+    ) -> None:
         self._servers, self._model, self._publisher = servers, model, publisher
+        self._weights_of_model = weights_of_model
         self._weights: Weights | None = None
 
     def update_weights(self, version: int) -> None:
         """Publish the policy's weights; all processes of the stage call this together."""
-        self._weights = self._publisher.publish(self._model, version)
+        self._weights = self._publisher.publish(self._weights_of_model(), version)
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams

@@ -102,6 +102,7 @@ class StageLoop:
                 context.client,
                 context.ranks,
                 self._stop_requested,
+                config.system_message,
             )
             if evaluated is None:
                 return False

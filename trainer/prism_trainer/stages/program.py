@@ -23,6 +23,14 @@ Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
+class ModelFiles:
+    """A model beside the policy, as a checkpoint has it in Hugging Face layout."""
+
+    config: Any
+    weights: dict[str, TensorSource]
+
+
+@dataclass(frozen=True)
 class StageContext:
     """The parts that all stages share."""
 
@@ -60,10 +68,13 @@ class StageProgram(Protocol):
         """Do the step (0-based within its phase) and say how it went."""
 
     def tensors(self) -> Sources:
-        """Everything but the policy that a resume needs."""
+        """Everything but models that a resume needs."""
+
+    def models(self) -> dict[str, ModelFiles]:
+        """The models beside the policy, by their folders in a checkpoint."""
 
     def load_tensors(self, tensors: Tensors) -> None:
-        """Restore what `tensors` gave."""
+        """Restore what `tensors` and `models` gave."""
 
     def facts(self) -> dict[str, Any]:
         """JSON values that a resume needs."""
@@ -77,6 +88,10 @@ class Stateless:
 
     def tensors(self) -> Sources:
         """Nothing."""
+        return {}
+
+    def models(self) -> dict[str, ModelFiles]:
+        """None."""
         return {}
 
     def load_tensors(self, tensors: Tensors) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prism_api.errors import DataError
-from prism_trainer.data.rows import Dataset, Row
+from prism_trainer.data.rows import Dataset, Row, with_system_turn
 from prism_trainer.data.sampler import draw_at
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.packing import Prompt
@@ -44,10 +44,10 @@ class PromptSource:
 
     def draws(self, purpose: str, positions: Iterable[int]) -> list[Draw]:
         """The draws at these positions, however long."""
-        size, seed = len(self.data), self._context.config.seed
+        size, config = len(self.data), self._context.config
         places = list(positions)
-        keys = [draw_at(size, seed, purpose, position) for position in places]
-        rows = [self.data[key % size] for key in keys]
+        keys = [draw_at(size, config.seed, purpose, position) for position in places]
+        rows = [with_system_turn(self.data[key % size], config.system_message) for key in keys]
         prompts = self._context.encoder.prompts(rows)
         return [Draw(*parts) for parts in zip(places, keys, rows, prompts, strict=True)]
 

@@ -1,7 +1,7 @@
 """Builds a stage from its config and runs it: the one place that knows which program is which."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,8 @@ from prism_trainer.generation.generator import InProcessGenerator
 from prism_trainer.models import load_policy
 from prism_trainer.preflight import check_supported
 from prism_trainer.resume import EXPORT
+from prism_trainer.rewards.reward import RewardWeights, score_many
+from prism_trainer.rewards.verifier import Verdict
 from prism_trainer.rollouts import RolloutClient
 from prism_trainer.rollouts.publish import Publisher
 from prism_trainer.rollouts.vllm_client import Servers, VllmClient
@@ -92,7 +94,7 @@ def _rollout_client(
     dtype = torch.bfloat16 if policy.half_precision else torch.float32
     store = open_store(config.stage_uri)
     publisher = Publisher(store, config, policy.ranks, work_folder, dtype)
-    return VllmClient(servers, policy.model, publisher)
+    return VllmClient(servers, policy.model, policy.weights, publisher)
 
 
 def rollout_servers(environment: Mapping[str, str]) -> Servers:
@@ -114,7 +116,17 @@ def build_program(context: StageContext) -> StageProgram:
     assert isinstance(stage, AlignStage)
     if stage.objective == "supervised":
         return SupervisedAlignProgram(context, stage)
-    return AlignProgram(context, stage)
+    return AlignProgram(context, stage, grade_answers if stage.gating else None)
+
+
+def grade_answers(samples: Sequence[tuple[str, Sequence[str]]]) -> list[bool | None]:
+    """What alignment with gating learns of the verifier: whether each (response, truths) is right;
+    None if it cannot be verified."""
+    rewards = score_many(samples, RewardWeights())
+    return [
+        None if reward.verdict is Verdict.UNVERIFIABLE else bool(reward.accuracy)
+        for reward in rewards
+    ]
 
 
 def _stop(work_folder: Path) -> Callable[[], bool]:
