@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from commands import Done
 from prism_api.errors import SpecError
@@ -108,7 +109,7 @@ def test_every_data_set_is_read_for_what_its_stage_needs_and_only_once(
     monkeypatch.setattr(
         preflight,
         "check_dataset",
-        lambda sources, need: read.append(([Path(s.uri).name for s in sources], need)),
+        lambda sources, need, _: read.append(([Path(s.uri).name for s in sources], need)),
     )
 
     assert find_errors(written(tmp_path, configs(data))) == []
@@ -196,6 +197,45 @@ def test_settings_that_this_trainer_cannot_serve_are_named_by_stage(
             found[config.kind] = [problem.path for problem in error.problems]
 
     assert found == problems
+
+
+@pytest.mark.parametrize("objective", ["adversarial", "supervised"])
+def test_a_teacher_text_beyond_the_context_is_named_with_its_length(
+    tmp_path: Path, data: Changes, digits_folder: Path, objective: str
+) -> None:
+    """As many tokens as the stage itself will count."""
+    row = a_teacher_row(images=[], prompt=QUESTION)
+    long = {**row, "teacher_cot": f"<think>{'it is 7. ' * 40}</think><answer>7</answer>"}
+    path = write_jsonl(tmp_path / "align.jsonl", [row, long])
+    tokenizer = AutoTokenizer.from_pretrained(digits_folder / "model")
+    caption, reasoning = (
+        [len(tokenizer(r[f"teacher_{part}"])["input_ids"]) for r in (row, long)]
+        for part in ("caption", "cot")
+    )
+    separate = [c + r + 2 for c, r in zip(caption, reasoning, strict=True)]
+    whole = [
+        len(tokenizer(f"{r['teacher_caption']}\n{r['teacher_cot']}")["input_ids"]) + 1
+        for r in (row, long)
+    ]
+    lengths = separate if objective == "adversarial" else whole
+
+    def said(limit: int) -> str:
+        changes = {
+            **data,
+            "spec.model.uri": file_uri(digits_folder / "model"),
+            "spec.stages.align.maxResponseTokens": limit,
+            "spec.stages.align.objective": objective,
+        }
+        done = checked(*written(tmp_path, configs(changes)))
+        assert (done.returncode == 0) == (done.stderr == "")
+        return done.stderr
+
+    assert said(lengths[1]) == ""
+    assert said(lengths[1] - 1).startswith(
+        f"{path} row 1: the teacher's text has {lengths[1]} tokens, which exceeds "
+        f"maxResponseTokens {lengths[1] - 1} of stages.align"
+    )
+    assert f"{path} row 0: the teacher's text has {lengths[0]} tokens" in said(lengths[0] - 1)
 
 
 MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2, "vocab_size": 64}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prism_api.errors import DataError
 from prism_api.resources import DataSource, ModelSource
 from prism_api.stages import Warmup
 from prism_api.uris import file_uri
@@ -17,10 +18,12 @@ from rlvr_builders import watch_updates
 from stage_builders import (
     Row,
     align_stage,
+    answer_text,
     run_to_end,
     stage_config,
     teacher_parts,
     with_long_prompt,
+    with_text,
     with_truth,
     write_rows,
 )
@@ -185,6 +188,18 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(
     assert sum(finished.column("dropped_samples")) == 4, "four batches are the data once"
     if objective == "adversarial":
         assert sum(finished.column("dropped_samples", "warmup")[:2]) == 4
+
+
+@pytest.mark.parametrize("objective", ["adversarial", "supervised"])
+def test_a_teacher_text_beyond_the_context_is_refused_when_it_is_used(
+    talker: Path, rows: list[Row], tmp_path: Path, objective: str
+) -> None:
+    """Where no preflight could count its tokens."""
+    long = [with_text(row, "teacher", answer_text(7, 10**40, 1)) for row in rows]
+    data = write_rows(tmp_path / "long.parquet", long)
+    stage = align_stage(data, objective=objective)
+    with pytest.raises(DataError, match=r"long\.parquet row \d+: .* exceeds maxResponseTokens 40"):
+        run_to_end(stage_config(stage, talker, tmp_path), tmp_path)
 
 
 def test_a_row_that_a_batch_holds_twice_has_dropout_of_its_own(

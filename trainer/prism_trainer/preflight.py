@@ -6,14 +6,12 @@ no torch, so that a mistake shows within seconds and before anything is loaded.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
@@ -21,10 +19,11 @@ from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.resources import DataSource, ModelSource
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, Discriminator, RlvrStage, SftStage
-from prism_api.uris import local_path, scheme
 from prism_trainer.attempt import read_config
+from prism_trainer.data.lengths import TeacherLimit
 from prism_trainer.data.rows import Need, check_dataset
 from prism_trainer.discriminator.start import start_problems
+from prism_trainer.model_files import model_config, model_file
 
 _UPDATES = ("auto", "reload")
 """How this trainer brings weights to rollout servers."""
@@ -61,7 +60,8 @@ def find_errors(paths: Sequence[Path]) -> list[PrismError]:
             check_supported(config)
     for use in uses:
         with _noted(errors):
-            check_dataset(use.sources, use.need)
+            check = use.limit.checker() if use.limit else None
+            check_dataset(use.sources, use.need, check)
     return errors
 
 
@@ -79,6 +79,8 @@ class DataUse:
 
     sources: tuple[DataSource, ...]
     need: Need
+    limit: TeacherLimit | None = None
+    """Of the teacher's texts, where there is one and the tokenizer is on this machine."""
 
 
 def data_of(config: StageConfig) -> Iterator[DataUse]:
@@ -86,15 +88,23 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
     match config.stage:
         case SftStage(data=sources):
             yield DataUse(sources, "response")
-        case AlignStage(data=source, gating=gating, objective=objective):
-            yield DataUse((source,), "teacher_truth" if gating else "teacher")
-            pairs = config.stage.discriminator.warmup.data
-            if pairs is not None and objective == "adversarial":
+        case AlignStage() as stage:
+            need: Need = "teacher_truth" if stage.gating else "teacher"
+            yield DataUse((stage.data,), need, _teacher_limit(config.model, stage))
+            pairs = stage.discriminator.warmup.data
+            if pairs is not None and stage.objective == "adversarial":
                 yield DataUse((pairs,), "pair")
         case RlvrStage(data=source):
             yield DataUse((source,), "truth")
     if config.evaluation is not None:
         yield DataUse((config.evaluation.data,), "truth")
+
+
+def _teacher_limit(model: ModelSource, stage: AlignStage) -> TeacherLimit | None:
+    tokenizer = model_file(model.uri, "tokenizer.json")
+    if tokenizer is None:
+        return None
+    return TeacherLimit(tokenizer, stage.max_response_tokens, stage.objective == "supervised")
 
 
 def check_supported(config: StageConfig) -> None:
@@ -127,19 +137,9 @@ def _deepspeed_problems(config: StageConfig, own: str) -> list[FieldProblem]:
 
 def _discriminator_problems(settings: Discriminator, policy: ModelSource) -> Iterator[FieldProblem]:
     """As far as the files are on this machine; the rest is said when they are loaded."""
-    start = _model_config(settings.model) if settings.model else None
-    if start is not None:
-        yield from start_problems(start, _model_config(policy) or {}, settings)
-
-
-def _model_config(model: ModelSource) -> dict[str, Any] | None:
-    if scheme(model.uri) != "file":
-        return None
-    try:
-        config = json.loads((local_path(model.uri) / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) else None
+    start = model_config(settings.model.uri) if settings.model else {}
+    if start:
+        yield from start_problems(start, model_config(policy.uri), settings)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -75,15 +75,19 @@ class Dataset:
         return _parsed(table, index, table.row(index), self._need)
 
 
-def check_dataset(sources: Sequence[DataSource], need: Need) -> None:
-    """Read every row once, in order and in bounded memory.
+def check_dataset(
+    sources: Sequence[DataSource], need: Need, check: Callable[[Row], None] | None = None
+) -> None:
+    """Read every row once, in order and in bounded memory; `check` sees each.
 
     Raises DataError for a file that is missing, unreadable or empty, and for the first bad row,
     naming file and row.
     """
     for table in _opened(sources):
         for index, raw in enumerate(table.rows()):
-            _parsed(table, index, raw, need)
+            row = _parsed(table, index, raw, need)
+            if check is not None:
+                check(row)
 
 
 def _opened(sources: Sequence[DataSource]) -> list[Table]:

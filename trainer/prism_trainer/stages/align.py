@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prism_api.stages import AlignStage
+from prism_trainer.data.lengths import check_teacher
 from prism_trainer.data.rows import Dataset, Need
 from prism_trainer.discriminator.comparison import Comparison
 from prism_trainer.discriminator.discriminator import Discriminator, ScoredBatch
@@ -165,6 +166,8 @@ class AlignProgram(Stateless):
             if r is not None
         )
         teacher = segments(encoder, draw.row.teacher_caption, draw.row.teacher_reasoning)
+        length, limit = sum(map(len, teacher)), self._settings.max_response_tokens
+        check_teacher(draw.row.origin, length, limit)
         return Comparison(draw.prompt, teacher, students, seed)
 
     def tensors(self) -> Sources:

@@ -1,8 +1,9 @@
 """The control of alignment: what remains of it without the game."""
 
 from prism_api.stages import AlignStage
-from prism_trainer.data.rows import Dataset
-from prism_trainer.engine.packing import Group
+from prism_trainer.data.lengths import check_teacher
+from prism_trainer.data.rows import Dataset, Row
+from prism_trainer.engine.packing import Group, Tokens
 from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless
 from prism_trainer.stages.prompts import PromptSource
 from prism_trainer.stages.sft import supervised_update
@@ -21,8 +22,7 @@ class SupervisedAlignProgram(Stateless):
         """One optimizer step on the teacher texts that the game would have used."""
         size = self._settings.batch_size
         draws, dropped = self._source.batch("align", step * size, size)
-        encoder = self._context.encoder
-        groups = [Group(d.prompt, (encoder.response(d.row.response or ""),)) for d in draws]
+        groups = [Group(draw.prompt, (self._teacher(draw.row),)) for draw in draws]
         report, loss = supervised_update(self._context, groups, step)
         return {
             "loss": loss,
@@ -31,3 +31,9 @@ class SupervisedAlignProgram(Stateless):
             "tokens": float(report.num_tokens),
             "dropped_samples": dropped,
         }
+
+    def _teacher(self, row: Row) -> Tokens:
+        assert row.response is not None, "the data set was checked for teachers"
+        tokens = self._context.encoder.response(row.response)
+        check_teacher(row.origin, len(tokens), self._settings.max_response_tokens)
+        return tokens
