@@ -25,7 +25,8 @@ WEIGHTS_PATH = "/prism/weights"
 OPEN_PATHS = frozenset({"/health", "/metrics"})
 """What may be read without the token."""
 DIGEST_HEADER = "x-prism-weights"
-"""A request that names a digest here is answered by these weights or refused with 409."""
+"""A request that names a digest here is refused with 409 if the server has other weights; an answer
+names those in use when it begins."""
 
 OLDEST_VLLM, NEWEST_VLLM = (0, 26), (0, 32)
 """First and last minor version that rollouts were checked against."""

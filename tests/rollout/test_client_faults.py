@@ -65,14 +65,21 @@ def two(request_: Request) -> Iterator[Scripted]:
 class Trainer:
     """A client of some servers, with weights published."""
 
-    def __init__(self, servers: list[Scripted], model: Any, folder: Path, request: Request) -> None:
+    def __init__(
+        self,
+        servers: list[Scripted],
+        model: Any,
+        folder: Path,
+        request: Request,
+        limits: Limits = LIMITS,
+    ) -> None:
         addresses = [_Address(server.url, folder) for server in servers]
         self.client: VllmClient = build_client(
             addresses,  # type: ignore[arg-type]
             model,
             folder,
             BUDGET,
-            LIMITS,
+            limits,
         )
         self._request = request
         self.client.update_weights(5)
@@ -161,9 +168,10 @@ def test_another_attempts_weights_of_the_same_version_are_replaced(
 
 
 def test_prompts_are_spread_over_all_servers_and_answers_keep_their_order(
-    pair: Trainer, one: Scripted, two: Scripted
+    one: Scripted, two: Scripted, model: Any, tmp_path: Path, request_: Request
 ) -> None:
-    completions = pair.sample(200)
+    patient = replace(LIMITS, answer=30, stall=30)  # 200 threads on a busy machine take their time
+    completions = Trainer([one, two], model, tmp_path, request_, patient).sample(200)
     assert len(completions) == 200
     assert one.counts[CHAT] + two.counts[CHAT] == 200
     assert min(one.counts[CHAT], two.counts[CHAT]) > 60
@@ -182,6 +190,7 @@ def test_prompts_are_spread_over_all_servers_and_answers_keep_their_order(
         (CHAT, say(500)),
         (CHAT, say(502)),
         (CHAT, say(409, "other weights")),
+        (CHAT, lambda handler: handler.reply(200, handler.script.answer, weights="0" * 64)),
     ],
 )
 def test_a_failure_now_and_then_is_mended(
@@ -203,6 +212,12 @@ def test_a_failure_now_and_then_is_mended(
         (CHAT, hang_up, "generate", "disconnected"),
         (CHAT, say(500, "engine dead"), "generate", "500: engine dead"),
         (CHAT, say(409, "other weights"), "generate", "409: other weights"),
+        (
+            CHAT,
+            lambda handler: handler.reply(200, handler.script.answer, weights="0" * 64),
+            "generate",
+            "answered with weights 000000000000",
+        ),
     ],
 )
 def test_a_failure_that_stays_is_an_error_that_names_server_and_operation(

@@ -73,15 +73,14 @@ class RolloutServer:
         """Sample the responses to one prompt."""
         request, params = job
         body = await asyncio.to_thread(chat_request, request, params)
-        answer = await self._call(
-            OPERATION,
-            "POST",
-            "/v1/chat/completions",
-            body,
-            self._limits.request,
-            {DIGEST_HEADER: self._weights.checkpoint.digest},
-        )
-        return completions_of(answer.json(), request, self._url, self._weights.version)
+        wanted = {DIGEST_HEADER: self._weights.checkpoint.digest}
+        path, seconds = "/v1/chat/completions", self._limits.request
+        answer = await self._call(OPERATION, "POST", path, body, seconds, wanted)
+        had = answer.headers.get(DIGEST_HEADER, "none")
+        if had != self._weights.checkpoint.digest:  # they changed after the request was let in
+            detail = f"answered with weights {had[:12]}"
+            raise Fault(Kind.WRONG_WEIGHTS, self._url, OPERATION, detail)
+        return completions_of(answer.json(), request, self._url, self._weights)
 
     async def watch(self, on_progress: Callable[[], None]) -> None:
         """Raises Fault once no token has come for too long."""

@@ -22,10 +22,19 @@ from prism_trainer.discriminator.model import upcycle
 from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.losses.policy import ON_POLICY
 from prism_trainer.models import load_policy
+from prism_trainer.record import Usage
 from prism_trainer.rewards.response import Response, parse_response
 from prism_trainer.seeds import derive_seed
 from prism_trainer.stages.policy_update import PolicyUpdate, update_metrics
-from prism_trainer.stages.program import Metrics, Phase, Sources, StageContext, Stateless, Tensors
+from prism_trainer.stages.program import (
+    Iteration,
+    Metrics,
+    Phase,
+    Sources,
+    StageContext,
+    Stateless,
+    Tensors,
+)
 from prism_trainer.stages.prompts import PromptSource
 from prism_trainer.stages.sampling import SampledGroup, response_metrics, sample
 
@@ -72,22 +81,22 @@ class AlignProgram(Stateless):
         network.start_training(chosen, steps)
         self._phase = phase
 
-    def iterate(self, phase: str, step: int) -> Metrics:
+    def iterate(self, phase: str, step: int) -> Iteration:
         """One step of the warm-up, or of the game."""
         self._enter(phase)
         return self._warm_up(step) if phase == "warmup" else self._play(step)
 
-    def _warm_up(self, step: int) -> Metrics:
+    def _warm_up(self, step: int) -> Iteration:
         """The discriminator learns to tell teacher from the policy that SFT left."""
         size = self._settings.discriminator.warmup.batch_size
         draws, dropped = self._source.batch("warmup", step * size, size)
         groups = sample(self._context, self._settings, draws, 1, ("align", "warmup", step))
         parsed = [[parse_response(text) for text in group.texts] for group in groups]
         _, metrics = self._train_discriminator(groups, parsed, ("warmup", step), step)
-        metrics |= response_metrics(self._context, groups)
-        return metrics | {"dropped_samples": dropped}
+        metrics |= response_metrics(self._context, groups) | {"dropped_samples": dropped}
+        return Iteration(metrics, _usage(step * size, size, groups))
 
-    def _play(self, step: int) -> Metrics:
+    def _play(self, step: int) -> Iteration:
         settings = self._settings
         size, count = settings.batch_size, settings.rollouts_per_prompt
         draws, dropped = self._source.batch("align", step * size, size)
@@ -104,15 +113,9 @@ class AlignProgram(Stateless):
         )
         report = self._update.run(groups, list(advantages), step)
         assert report is not None, "a batch without prompts was refused"
-        return (
-            metrics
-            | update_metrics([report])
-            | {
-                "reward": metrics["student_score"],
-                "dropped_samples": dropped,
-                **response_metrics(self._context, groups),
-            }
-        )
+        metrics |= update_metrics([report]) | response_metrics(self._context, groups)
+        metrics |= {"reward": metrics["student_score"], "dropped_samples": dropped}
+        return Iteration(metrics, _usage(step * size, size, groups))
 
     def _train_discriminator(
         self,
@@ -164,6 +167,12 @@ class AlignProgram(Stateless):
         """Restore what `facts` gave."""
         if facts["phase"]:
             self._enter(facts["phase"])
+
+
+def _usage(first: int, size: int, groups: Sequence[SampledGroup]) -> Usage:
+    """Everything that is sampled is trained on in the same step."""
+    uses = [group.use for group in groups]
+    return Usage(range(first, first + size), uses, [uses])
 
 
 def _teacher(row: Row) -> tuple[str, str]:

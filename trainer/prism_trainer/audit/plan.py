@@ -1,0 +1,96 @@
+"""What each step of a stage should draw and train on, from the config and the data's length alone.
+
+Stated anew for the audit, so that a mistake of the stages' own arithmetic shows; pure.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prism_api.stage_config import StageConfig
+from prism_api.stages import AlignStage, RlvrStage, SftStage
+from prism_trainer.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One iteration."""
+
+    phase: str
+    number: int
+    """Within the phase, 0-based."""
+    order: str
+    """Which shuffled order it draws from (`data/sampler.py`)."""
+    prompts: int
+    """Prompts that it draws at a time."""
+    updates: int
+    """Optimizer steps of the policy."""
+    config: StageConfig
+    rounds: range = range(1, 2)
+    """How many times it may draw."""
+    responses: int = 0
+    """To each prompt."""
+    parts: int = 1
+    """Optimizer steps that divide its groups."""
+    selected: int | None = None
+    """Groups that it trains on; none: all that it draws."""
+
+    def seeds(self, draw: int, round_number: int) -> list[int]:
+        """Of the samples of a draw; a server counts on from the first one's."""
+        key = {"sft": ("sft",), "align": ("align", self.phase), "rlvr": ("rlvr",)}
+        rounds = (round_number,) if self.config.kind == "rlvr" else ()
+        whole = (*key[self.config.kind], self.number, *rounds, draw)
+        rollout, seed = self.config.rollout, self.config.seed
+        if rollout is not None and rollout.backend == "vllm" and self.responses:
+            first = derive_seed(seed, *whole, 0)
+            return [first + n for n in range(self.responses)]
+        return [derive_seed(seed, *whole, n) for n in range(self.responses)]
+
+
+def planned_steps(config: StageConfig, data_size: int) -> list[PlannedStep]:
+    """All iterations of the stage; `data_size` is the number of its rows."""
+    match config.stage:
+        case SftStage() as stage:
+            epochs = max(1, data_size * (stage.epochs or 1) // stage.batch_size)
+            count = stage.steps or epochs
+            return [
+                PlannedStep("train", n, "sft", stage.batch_size, 1, config) for n in range(count)
+            ]
+        case AlignStage() as stage:
+            return [*_warm_up(stage, config, data_size), *_game(stage, config)]
+        case RlvrStage() as stage:
+            return list(_rlvr(stage, config))
+
+
+def _warm_up(stage: AlignStage, config: StageConfig, data_size: int) -> Iterator[PlannedStep]:
+    warmup = stage.discriminator.warmup
+    count = max(1, data_size // warmup.batch_size) if warmup.steps is None else warmup.steps
+    if stage.objective == "adversarial":
+        for n in range(count):
+            yield PlannedStep("warmup", n, "warmup", warmup.batch_size, 0, config, responses=1)
+
+
+def _game(stage: AlignStage, config: StageConfig) -> Iterator[PlannedStep]:
+    responses = stage.rollouts_per_prompt if stage.objective == "adversarial" else 0
+    for n in range(stage.steps):
+        yield PlannedStep("train", n, "align", stage.batch_size, 1, config, responses=responses)
+
+
+def _rlvr(stage: RlvrStage, config: StageConfig) -> Iterator[PlannedStep]:
+    processes, prompts, rounds, selected = config.workers.world_size, stage.batch_size, 1, None
+    if stage.samples_dynamically:
+        prompts = stage.generation_batch_size or 3 * stage.batch_size
+        rounds = stage.max_generation_rounds
+        selected = stage.batch_size // processes * processes
+    for n in range(stage.steps):
+        yield PlannedStep(
+            "train",
+            n,
+            "rlvr",
+            prompts,
+            stage.mini_batches,
+            config,
+            range(0 if stage.samples_dynamically else 1, rounds + 1),
+            stage.rollouts_per_prompt,
+            stage.mini_batches,
+            selected,
+        )
