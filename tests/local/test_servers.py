@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from commands import python_path
 from prism_api.resources import DataSource, Evaluation, ModelSource, Rollout
 from prism_api.stage_config import StageConfig
 from prism_operator.local.servers import new_token, server_arguments, with_servers
@@ -52,7 +53,7 @@ class Workplace:
         """Run a Python program as the attempt's command."""
         return subprocess.Popen(
             with_servers(self.folder, [sys.executable, "-c", program]),
-            env={**os.environ, "PYTHONPATH": str(self.site), "STUB": stub},
+            env={**os.environ, "PYTHONPATH": python_path(self.site), "STUB": stub},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

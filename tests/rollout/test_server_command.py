@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands import python_path
 from prism_api.errors import SpecError
 from prism_api.rollout import TOKEN_VARIABLE, check_vllm
 from prism_rollout.command import (
@@ -87,7 +88,7 @@ def start(folder: Path, *changes: str, token: str = "t", site: Path | None = Non
     arguments = ["--model", str(folder), "--port", "1", "--folder", str(folder / "server")]
     done = subprocess.run(
         [sys.executable, "-m", "prism_rollout", *arguments, *changes],
-        env={**os.environ, TOKEN_VARIABLE: token, "PYTHONPATH": str(site or "")},
+        env={**os.environ, TOKEN_VARIABLE: token, "PYTHONPATH": python_path(site or folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -119,7 +120,9 @@ def test_a_cpu_build_does_not_start_for_gpus(tmp_path: Path) -> None:
 CPU_SERVERS: Changes = {"spec.rollout": {"backend": "vllm", "gpusPerReplica": 0}}
 
 
-def checked(folder: Path, changes: Changes, site: Path) -> tuple[int, str]:
+def checked(
+    folder: Path, changes: Changes, site: Path, environment: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Exit code and words of the preflight for all stages of a run."""
     paths = []
     for step in a_plan(changes).train_steps:
@@ -127,7 +130,7 @@ def checked(folder: Path, changes: Changes, site: Path) -> tuple[int, str]:
         paths[-1].write_text(step.config(1, None).to_json())
     done = subprocess.run(
         [sys.executable, "-m", "prism_rollout.preflight", *map(str, paths)],
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env={**os.environ, "PYTHONPATH": python_path(site), **(environment or {})},
         capture_output=True,
         text=True,
         check=False,

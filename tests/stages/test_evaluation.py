@@ -31,7 +31,7 @@ def test_processes_with_fewer_batches_or_none_arrive_at_the_same_result(
     settings = settings_of(prompts, questions, batch_size=2)
 
     def answers(ranks: Ranks) -> object:
-        return evaluate(settings, context.encoder, context.client, ranks, lambda: False)
+        return evaluate(settings, 64, context.encoder, context.client, ranks, lambda: False)
 
     alone = answers(Ranks())
     assert alone is not None
@@ -51,7 +51,7 @@ def test_all_processes_end_before_the_batch_at_which_one_is_asked_to(
         def stop() -> bool:
             return next(asks) == 1 and ranks.rank == asked
 
-        assert evaluate(settings, context.encoder, context.client, ranks, stop) is None
+        assert evaluate(settings, 64, context.encoder, context.client, ranks, stop) is None
         return next(asks)
 
     assert on_every_rank(3, batches_done) == [2] * 3

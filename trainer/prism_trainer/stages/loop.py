@@ -8,7 +8,7 @@ from prism_api.checkpoint import CheckpointRef
 from prism_api.names import RESULT_FILE
 from prism_api.stage_config import StageResult
 from prism_store.store import Store
-from prism_trainer.evaluation import evaluate
+from prism_trainer.evaluation import check_questions, evaluate
 from prism_trainer.metrics import History, Progress
 from prism_trainer.record import Record, gather_usage
 from prism_trainer.resume import Checkpoints, Position, restore
@@ -39,8 +39,11 @@ class StageLoop:
 
     def run(self) -> bool:
         """Whether the stage is done; if not, it was asked to stop and has saved itself."""
+        evaluation, stage = self._context.config.evaluation, self._context.config.stage
+        if evaluation is not None:
+            check_questions(evaluation, stage.max_prompt_tokens, self._context.encoder)
         self._resume()
-        every = self._context.config.stage.checkpoint_every_steps
+        every = stage.checkpoint_every_steps
         while self._position.iteration < self._total:
             if self._context.ranks.any(self._stop_requested()):
                 self._save()
@@ -104,6 +107,7 @@ class StageLoop:
             self._progress.report(self._total, "evaluate", 0, 1, {})
             evaluated = evaluate(
                 config.evaluation,
+                config.stage.max_prompt_tokens,
                 context.encoder,
                 context.client,
                 context.ranks,
