@@ -1,16 +1,25 @@
 """The evaluation as several processes share it, and how they end it together."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from prism_api.errors import DataError
 from prism_api.resources import DataSource, Evaluation
 from prism_trainer.distributed import Ranks
 from prism_trainer.evaluation import evaluate
 from prism_trainer.stages.program import StageContext
 from prism_trainer.stages.run import build_context
 from ranks_in_threads import on_every_rank
-from stage_builders import rlvr_stage, stage_config
+from stage_builders import (
+    Row,
+    rlvr_stage,
+    run_attempt,
+    stage_config,
+    with_long_prompt,
+    write_rows,
+)
 
 
 @pytest.fixture
@@ -36,6 +45,32 @@ def test_processes_with_fewer_batches_or_none_arrive_at_the_same_result(
     alone = answers(Ranks())
     assert alone is not None
     assert on_every_rank(3, answers) == [alone] * 3
+
+
+def test_questions_that_are_too_long_are_left_out_and_counted(
+    context: StageContext, rows: list[Row], tmp_path: Path
+) -> None:
+    short = write_rows(tmp_path / "short.parquet", rows[:4])
+    mixed = write_rows(tmp_path / "mixed.parquet", [*rows[:4], *map(with_long_prompt, rows[4:7])])
+
+    def answers(data: DataSource, ranks: Ranks) -> Any:
+        settings = settings_of(data, 7, batch_size=2)
+        return evaluate(settings, 64, context.encoder, context.client, ranks, lambda: False)
+
+    expected, expected_samples = answers(short, Ranks())
+    for result, samples in on_every_rank(2, lambda ranks: answers(mixed, ranks)):
+        assert result == expected.model_copy(update={"too_long": 3})
+        assert samples == expected_samples
+
+
+def test_questions_that_are_all_too_long_are_refused_before_the_training(
+    talker: Path, rows: list[Row], prompts: DataSource, tmp_path: Path
+) -> None:
+    heldout = write_rows(tmp_path / "long.parquet", list(map(with_long_prompt, rows[:3])))
+    evaluation = Evaluation(data=heldout, max_response_tokens=40)
+    config = stage_config(rlvr_stage(prompts), talker, tmp_path, evaluation=evaluation)
+    with pytest.raises(DataError, match=r"long\.parquet: every held-out prompt exceeds maxPrompt"):
+        run_attempt(config, tmp_path, lambda: pytest.fail("it has begun"))
 
 
 @pytest.mark.parametrize("asked", [0, 2])
