@@ -38,7 +38,7 @@ from stage_builders import (
 pytestmark = pytest.mark.vllm
 
 PATIENCE_SECONDS = 1200
-WARMUP, GAME, RLVR = 3, 6, 10
+WARMUP, GAME, RLVR = 4, 12, 18
 LIMITS = {"maxPromptTokens": 64, "maxResponseTokens": 40, "learningRate": 1e-4}
 
 
@@ -105,23 +105,33 @@ class Run:
                 start_new_session=True,
             )
 
-    def strike(self, stage: str, attempt: int, strike: Callable[[], None]) -> None:
-        """Do something at a random moment of the attempt after its first step, and see it end
+    def strike(self, stage: str, attempt: int, after: range, strike: Callable[[], None]) -> None:
+        """Do something at a random moment after so many iterations, and see the attempt end
         without a result."""
-        progress = self.out / f"work/{stage}/a{attempt}/progress.json"
-        self._wait_for(progress.exists)
-        time.sleep(self._chance.uniform(0.0, 2.0))
+        iterations = self._chance.choice(after)
+        self._wait_for(lambda: self._iterations(stage, attempt) >= iterations)
+        time.sleep(self._chance.uniform(0.0, 0.5))
         strike()
         self._wait_for(lambda: not self._is_held(stage, attempt))
         assert not list(self.out.glob(f"store/*/*/*/{stage}/a{attempt}/result.json"))
 
+    def _iterations(self, stage: str, attempt: int) -> int:
+        """That the attempt has reported, those of earlier ones included."""
+        path = self.out / f"work/{stage}/a{attempt}/progress.json"
+        if not path.exists():
+            return 0
+        progress = json.loads(path.read_text())
+        before = {"warmup": 0, "train": WARMUP if stage == "align" else 0, "evaluate": 99}
+        return before[progress["phase"]] + int(progress["step"])
+
     def _is_held(self, stage: str, attempt: int) -> bool:
         """Whether any process works in the attempt's folder."""
-        return any(f"work/{stage}/a{attempt}" in " ".join(p.cmdline()) for p in self.processes())
+        folder = f"work/{stage}/a{attempt}"
+        return any(folder in _command(p) or folder in _folder(p) for p in self.processes())
 
     def kill_one(self, mark: str) -> None:
         """One of the run's processes, by what its command line says, or its title."""
-        marked = [p for p in self.processes() if mark in " ".join(p.cmdline())]
+        marked = [p for p in self.processes() if mark in _command(p)]
         assert marked, mark
         self._chance.choice(marked).kill()
 
@@ -145,9 +155,10 @@ class Run:
         found = []
         for process in psutil.process_iter():
             try:
-                is_ours = str(self.out) in " ".join([*process.environ().values()])
+                # A process that gives itself a title, as vLLM's do, writes over its environment.
+                places = [process.cwd(), *process.environ().values()]
+                is_ours = any(str(self.out) in place for place in places)
                 if is_ours and process.status() != psutil.STATUS_ZOMBIE:
-                    process.cmdline()
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
@@ -170,20 +181,34 @@ class Run:
             time.sleep(0.05)
 
 
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _folder(process: psutil.Process) -> str:
+    try:
+        return str(process.cwd())
+    except psutil.Error:
+        return ""
+
+
 def test_a_run_that_is_killed_anywhere_uses_every_step_prompt_and_sample_once(
     run_file: Path, tmp_path: Path
 ) -> None:
     run = Run(run_file, tmp_path / "out")
     run.start()
-    run.strike("align", 1, lambda: run.kill_one("VLLM::EngineCore"))
-    run.strike("align", 2, lambda: run.kill_one("prism_trainer.worker"))
-    run.strike("rlvr", 1, run.kill)
+    run.strike("align", 1, range(2, 7), lambda: run.kill_one("VLLM::EngineCore"))
+    run.strike("align", 2, range(9, 15), lambda: run.kill_one("prism_trainer.worker"))
+    run.strike("rlvr", 1, range(2, 6), run.kill)
     assert run.ended() == -signal.SIGKILL
     run.start()
-    run.strike("rlvr", 2, run.interrupt)
+    run.strike("rlvr", 2, range(7, 11), run.interrupt)
     assert run.ended() == ExitCode.SAVED
     run.start()
-    run.strike("rlvr", 3, lambda: run.kill_one("prism_trainer.launch"))
+    run.strike("rlvr", 3, range(12, 17), lambda: run.kill_one("prism_trainer.launch"))
     assert run.ended() == ExitCode.DONE
 
     report = json.loads((run.out / "report.json").read_text())
