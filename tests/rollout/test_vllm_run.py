@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +85,16 @@ def run_file(digits_folder: Path, tmp_path: Path) -> Path:
     return write_yaml(tmp_path / "run.yaml", a_small_document(digits_folder, changes))
 
 
+@pytest.fixture
+def run(run_file: Path, tmp_path: Path) -> Iterator["Run"]:
+    """Nothing of it outlives the test, however that ends."""
+    run = Run(run_file, tmp_path / "out")
+    yield run
+    if run.process.poll() is None:
+        run.process.kill()
+        run.process.wait()
+
+
 class Run:
     """A run's document and its folder."""
 
@@ -114,6 +124,11 @@ class Run:
         strike()
         self._wait_for(lambda: not self._is_held(stage, attempt))
         assert not list(self.out.glob(f"store/*/*/*/{stage}/a{attempt}/result.json"))
+
+    def kill_at_start(self) -> None:
+        """The runner itself, once its first server has begun to start processes of its own."""
+        self._wait_for(lambda: sum("rollout-0" in _folder(p) for p in self.processes()) > 1)
+        self.kill()
 
     def _iterations(self, stage: str, attempt: int) -> int:
         """That the attempt has reported, those of earlier ones included."""
@@ -196,12 +211,14 @@ def _folder(process: psutil.Process) -> str:
 
 
 def test_a_run_that_is_killed_anywhere_uses_every_step_prompt_and_sample_once(
-    run_file: Path, tmp_path: Path
+    run: Run,
 ) -> None:
-    run = Run(run_file, tmp_path / "out")
     run.start()
-    run.strike("align", 1, range(2, 7), lambda: run.kill_one("VLLM::EngineCore"))
-    run.strike("align", 2, range(9, 15), lambda: run.kill_one("prism_trainer.worker"))
+    run.kill_at_start()
+    assert run.ended() == -signal.SIGKILL
+    run.start()
+    run.strike("align", 2, range(2, 7), lambda: run.kill_one("VLLM::EngineCore"))
+    run.strike("align", 3, range(9, 15), lambda: run.kill_one("prism_trainer.worker"))
     run.strike("rlvr", 1, range(2, 6), run.kill)
     assert run.ended() == -signal.SIGKILL
     run.start()
@@ -213,7 +230,7 @@ def test_a_run_that_is_killed_anywhere_uses_every_step_prompt_and_sample_once(
 
     report = json.loads((run.out / "report.json").read_text())
     assert [report["stages"][stage]["steps"] for stage in ("align", "rlvr")] == [GAME, RLVR]
-    for stage, attempts, steps in (("align", 3, WARMUP + GAME), ("rlvr", 4, RLVR)):
+    for stage, attempts, steps in (("align", 4, WARMUP + GAME), ("rlvr", 4, RLVR)):
         evidence = run.evidence(stage)
         assert find_problems(evidence) == []
         assert len(evidence.rows) == len(evidence.planned) == steps
