@@ -107,6 +107,10 @@ class ServerProcess:
     def stop(self) -> None:
         """End it, politely at first; its children end with it."""
         self.ask_to_stop()
+        self.wait_for_end()
+
+    def wait_for_end(self) -> None:
+        """After it was asked to stop; it is killed if it takes too long."""
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -228,7 +232,7 @@ class _Attempt:
             for server in servers:
                 server.ask_to_stop()
             for server in servers:
-                server.stop()
+                server.wait_for_end()
 
     def _start(self, servers: list[ServerProcess], token_file: Path) -> None:
         """Add the stage's servers to the list, unless a stop is requested."""

@@ -36,14 +36,12 @@ class PlannedStep:
 
     def seeds(self, draw: int, round_number: int) -> list[int]:
         """Of the samples of a draw; a server counts on from the first one's."""
-        key = {"sft": ("sft",), "align": ("align", self.phase), "rlvr": ("rlvr",)}
-        rounds = (round_number,) if self.config.kind == "rlvr" else ()
-        whole = (*key[self.config.kind], self.number, *rounds, draw)
-        rollout, seed = self.config.rollout, self.config.seed
-        if rollout is not None and rollout.backend == "vllm" and self.responses:
-            first = derive_seed(seed, *whole, 0)
+        kind, seed, rollout = self.config.kind, self.config.seed, self.config.rollout
+        use = (self.number, round_number) if kind == "rlvr" else (self.phase, self.number)
+        if rollout is not None and rollout.backend == "vllm":
+            first = derive_seed(seed, kind, *use, draw, 0)
             return [first + n for n in range(self.responses)]
-        return [derive_seed(seed, *whole, n) for n in range(self.responses)]
+        return [derive_seed(seed, kind, *use, draw, n) for n in range(self.responses)]
 
 
 def planned_steps(config: StageConfig, data_size: int) -> list[PlannedStep]:
