@@ -10,6 +10,7 @@ from pydantic import Field
 from prism_api.base import Contract
 from prism_api.checkpoint import CheckpointRef
 from prism_api.errors import FieldProblem, SpecError
+from prism_api.resources import Rollout, Workers
 
 URLS_VARIABLE = "PRISM_ROLLOUT_URLS"
 """Environment: addresses of the stage's servers, separated by commas."""
@@ -18,6 +19,9 @@ TOKEN_VARIABLE = "PRISM_ROLLOUT_TOKEN"
 TOKEN_FILE_VARIABLE = "PRISM_ROLLOUT_TOKEN_FILE"
 """Environment: a file with the bearer token; goes before the token itself."""
 
+GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+"""Environment: the GPUs that a process sees; without it all."""
+
 SERVED_MODEL = "policy"
 """Name under which a server knows its model."""
 WEIGHTS_PATH = "/prism/weights"
@@ -25,7 +29,8 @@ WEIGHTS_PATH = "/prism/weights"
 OPEN_PATHS = frozenset({"/health", "/metrics"})
 """What may be read without the token."""
 DIGEST_HEADER = "x-prism-weights"
-"""A request that names a digest here is answered by these weights or refused with 409."""
+"""A request that names a digest here is refused with 409 if the server has other weights; an answer
+names those in use when it begins."""
 
 OLDEST_VLLM, NEWEST_VLLM = (0, 26), (0, 32)
 """First and last minor version that rollouts were checked against."""
@@ -51,6 +56,20 @@ class ServerState(Contract):
     weights: Weights | None
     """What it answers with; none: the model that it was started with, or an update that is not
     finished."""
+
+
+def server_gpus(workers: Workers, rollout: Rollout) -> list[range]:
+    """Numbers of each server's GPUs on a machine that holds a whole stage; pure.
+
+    The trainer's processes have the first ones.
+    """
+    first, each = workers.replicas * workers.gpus_per_replica, rollout.gpus_per_replica
+    return [range(first + i * each, first + (i + 1) * each) for i in range(rollout.replicas)]
+
+
+def shown_gpus(names: str) -> list[str]:
+    """The GPUs that a value of GPUS_VARIABLE names, in their order."""
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def read_token(environment: Mapping[str, str]) -> str:

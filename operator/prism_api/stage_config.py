@@ -120,6 +120,8 @@ class EvaluationResult(Contract):
     """Share of responses with exactly the three blocks."""
     mean_response_tokens: Annotated[float, Field(ge=0)]
     """Mean length of the responses."""
+    too_long: Annotated[int, Field(ge=0)] = 0
+    """Questions beyond the stage's maxPromptTokens, which were not asked."""
 
 
 class StageResult(Contract):

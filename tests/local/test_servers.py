@@ -13,10 +13,22 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from prism_api.resources import DataSource, Evaluation, ModelSource, Rollout
+from commands import python_path
+from prism_api.errors import SpecError
+from prism_api.resources import (
+    DataSource,
+    Evaluation,
+    ModelSource,
+    ResolvedWorkers,
+    Rollout,
+    Workers,
+)
+from prism_api.rollout import server_gpus
 from prism_api.stage_config import StageConfig
-from prism_operator.local.servers import new_token, server_arguments, with_servers
+from prism_operator.local.servers import gpu_choice, new_token, server_arguments, with_servers
 from stage_builders import rlvr_stage, stage_config
 
 _STUB = """
@@ -48,20 +60,21 @@ class Workplace:
     folder: Path
     site: Path
 
-    def start(self, program: str, stub: str = "") -> "subprocess.Popen[str]":
-        """Run a Python program as the attempt's command."""
+    def start(self, program: str, stub: str = "", shown: str = "") -> "subprocess.Popen[str]":
+        """Run a Python program as the attempt's command, where these GPUs are shown."""
+        seen = {"CUDA_VISIBLE_DEVICES": shown} if shown else {}
         return subprocess.Popen(
             with_servers(self.folder, [sys.executable, "-c", program]),
-            env={**os.environ, "PYTHONPATH": str(self.site), "STUB": stub},
+            env={**os.environ, "PYTHONPATH": python_path(self.site), "STUB": stub} | seen,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
 
-    def run(self, program: str, stub: str = "") -> "Ended":
+    def run(self, program: str, stub: str = "", shown: str = "") -> "Ended":
         """The same to its end."""
-        with self.start(program, stub) as process:
+        with self.start(program, stub, shown) as process:
             output, errors = process.communicate(timeout=_PATIENCE_SECONDS)
         return Ended(process.returncode, output, errors)
 
@@ -175,6 +188,60 @@ def test_a_request_to_stop_reaches_the_command(place: Workplace) -> None:
         assert process.wait(_PATIENCE_SECONDS) == 75
 
 
+def test_a_signal_to_the_whole_group_reaches_the_command_once_and_no_server(
+    place: Workplace,
+) -> None:
+    """So the trainer has time to save itself, with servers that still answer."""
+    program = (
+        "import os, pathlib, signal, time, urllib.request\n"
+        "heard = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: heard.append(1))\n"
+        f"pathlib.Path({str(place.folder / 'up')!r}).touch()\n"
+        "while not heard: time.sleep(0.02)\n"
+        "time.sleep(1)\n"
+        "url = os.environ['PRISM_ROLLOUT_URLS'] + '/v1/chat/completions'\n"
+        "try: urllib.request.urlopen(url, b'{\"max_completion_tokens\": 1}')\n"
+        "except urllib.error.HTTPError as answer: print(len(heard), answer.code)\n"
+        "raise SystemExit(75)\n"
+    )
+    with place.start(program) as process:
+        wait_until((place.folder / "up").exists)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, errors = process.communicate(timeout=_PATIENCE_SECONDS)
+    assert (process.returncode, output) == (75, "1 400\n"), errors
+
+
+def test_a_command_that_is_stopped_before_it_can_hear_of_it_was_stopped_on_request(
+    place: Workplace,
+) -> None:
+    program = f"import pathlib, time; pathlib.Path({str(place.folder / 'up')!r}).touch(); "
+    with place.start(program + "time.sleep(60)") as process:
+        wait_until((place.folder / "up").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_PATIENCE_SECONDS) == 75
+
+
+def test_a_command_that_somebody_else_ends_was_not(place: Workplace) -> None:
+    ended = place.run("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    assert ended.code not in (0, 75)
+
+
+def test_a_request_to_stop_in_the_first_moment_is_answered_and_starts_nothing(
+    place: Workplace,
+) -> None:
+    with place.start("print('trained')", stub="time.sleep(60)") as process:
+        wait_until(lambda: catches_sigterm(process.pid))
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=_PATIENCE_SECONDS)
+    assert (process.returncode, output) == (75, "")
+
+
+def catches_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def test_a_request_to_stop_before_the_servers_are_ready_starts_nothing(place: Workplace) -> None:
     with place.start("print('trained')", stub="time.sleep(60)") as process:
         wait_until((place.folder / "rollout-0" / "log.txt").exists)
@@ -205,6 +272,38 @@ def test_the_token_is_new_and_private_each_time(tmp_path: Path) -> None:
     assert first != second
     assert min(len(first), len(second)) >= 32
     assert (tmp_path / "token").stat().st_mode & 0o077 == 0
+
+
+def test_servers_have_gpus_of_their_own_after_the_trainers(place: Workplace) -> None:
+    config = a_config(place.folder, replicas=2, gpus=2)
+    trainers = ResolvedWorkers(replicas=3, gpus_per_replica=1, precision="bf16")
+    config = config.model_copy(update={"workers": trainers})
+    (place.folder / "stage.json").write_text(config.to_json())
+    ended = place.run(
+        "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))",
+        stub="print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)",
+        shown="7,6,5,4,3,2,1,0",
+    )
+    logs = [(place.folder / f"rollout-{i}/log.txt").read_text() for i in range(2)]
+    assert (logs, ended.output) == (["4,3\n", "2,1\n"], "7,6,5,4,3,2,1,0\n"), ended.errors
+
+
+@given(st.integers(1, 8), st.integers(0, 4), st.integers(1, 8), st.integers(1, 4))
+def test_no_gpu_is_given_away_twice(pods: int, each: int, servers: int, of_one: int) -> None:
+    workers = Workers(replicas=pods, gpus_per_replica=each)
+    shares = server_gpus(workers, Rollout(replicas=servers, gpus_per_replica=of_one))
+    trainers = range(workers.world_size if each else 0)
+    numbers = [*trainers, *(number for share in shares for number in share)]
+    assert numbers == list(range(len(trainers) + servers * of_one))
+
+
+def test_gpus_are_chosen_among_those_that_are_shown() -> None:
+    assert gpu_choice(range(2, 4), {}) == {"CUDA_VISIBLE_DEVICES": "2,3"}
+    shown = {"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b,GPU-c"}
+    assert gpu_choice(range(1, 3), shown) == {"CUDA_VISIBLE_DEVICES": "GPU-b,GPU-c"}
+    assert gpu_choice(range(0), shown) == {}
+    with pytest.raises(SpecError, match="CUDA_VISIBLE_DEVICES: shows 3 GPUs, 4 are needed"):
+        gpu_choice(range(2, 4), shown)
 
 
 def test_a_server_is_told_the_runs_model_and_the_longest_context(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prism_api.checkpoint import CheckpointRef
 from prism_api.errors import SpecError
+from prism_api.rollout import Weights
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.data.images import ImageRef
 from prism_trainer.data.pictures import load_image
@@ -22,6 +24,7 @@ from rollout_servers import build_requests
 from served_models import mixed_rows, picture_bytes
 
 SERVER = "http://one:8000"
+WEIGHTS = Weights(version=12, checkpoint=CheckpointRef(uri="file:///w/v12", digest="4" * 64))
 
 
 @pytest.fixture(scope="module")
@@ -134,16 +137,18 @@ def test_samples_are_sorted_and_keep_tokens_scores_end_and_version(
     requests: list[Request],
 ) -> None:
     choices = a_choice(1, [5, 6, 2]), a_choice(0, [3, 4], "length")
-    first, second = completions_of(an_answer(requests[1], *choices), requests[1], SERVER, 12)
+    first, second = completions_of(an_answer(requests[1], *choices), requests[1], SERVER, WEIGHTS)
     assert (first.tokens.tolist(), first.finished, first.weight_version) == ([3, 4], False, 12)
     assert (second.tokens.tolist(), second.finished) == ([5, 6, 2], True)
     assert second.logprobs.tolist() == [-2.5, -3.0, -1.0]
+    assert second.seed == first.seed + 1 == requests[1].seeds[0] + 1
+    assert {first.weights, second.weights} == {"4" * 64}
 
 
 def test_a_greedy_answer_is_asked_for_once_and_serves_all_seeds(requests: list[Request]) -> None:
     assert chat_request(requests[0], SamplingParams(4, temperature=0.0))["n"] == 1
     answer = an_answer(requests[0], a_choice(0, [7]))
-    both = completions_of(answer, requests[0], SERVER, 1)
+    both = completions_of(answer, requests[0], SERVER, WEIGHTS)
     assert [c.tokens.tolist() for c in both] == [[7], [7]]
 
 
@@ -151,7 +156,7 @@ def test_a_greedy_answer_is_asked_for_once_and_serves_all_seeds(requests: list[R
 def test_an_answer_that_was_cut_off_is_a_fault(requests: list[Request], reason: Any) -> None:
     answer = an_answer(requests[0], a_choice(0, [7], reason), a_choice(1, [7]))
     with pytest.raises(Fault) as raised:
-        completions_of(answer, requests[0], SERVER, 1)
+        completions_of(answer, requests[0], SERVER, WEIGHTS)
     assert raised.value.kind is Kind.ABORTED
 
 
@@ -168,8 +173,9 @@ def test_a_log_probability_that_is_no_number_is_a_fault(
 
 def test_too_few_answers_are_a_fault(requests: list[Request]) -> None:
     three = Request(requests[0].prompt, (1, 2, 3), requests[0].row)
+    answer = an_answer(three, a_choice(0, [7]), a_choice(1, [7]))
     with pytest.raises(Fault, match="2 answers to 3 seeds"):
-        completions_of(an_answer(three, a_choice(0, [7]), a_choice(1, [7])), three, SERVER, 1)
+        completions_of(answer, three, SERVER, WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -188,4 +194,4 @@ def test_another_tokenisation_names_row_server_and_place(
     answer = an_answer(requests[1], a_choice(0, [7]), a_choice(1, [7]))
     answer["prompt_token_ids"] = change(answer["prompt_token_ids"])
     with pytest.raises(SpecError, match=f"^image: {SERVER} makes .*{complaint}"):
-        completions_of(answer, requests[1], SERVER, 1)
+        completions_of(answer, requests[1], SERVER, WEIGHTS)

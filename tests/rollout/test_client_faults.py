@@ -9,16 +9,21 @@ from typing import Any
 import pytest
 
 from prism_api.errors import PrismError, RolloutError, SpecError
+from prism_api.resources import DataSource, Rollout
+from prism_api.rollout import TOKEN_VARIABLE, URLS_VARIABLE
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.digits.processor import build_processor
 from prism_trainer.digits.tokenizer import build_tokenizer
+from prism_trainer.distributed import Ranks
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.rollouts.faults import Budget
 from prism_trainer.rollouts.server import Limits
-from prism_trainer.rollouts.vllm_client import VllmClient
+from prism_trainer.rollouts.vllm_client import Servers, VllmClient, check_versions
+from prism_trainer.stages.run import build_context
 from rollout_servers import build_client, build_requests
 from scripted_server import Handler, Scripted, metrics, scripted_server
 from served_models import build_served_model, mixed_rows
+from stage_builders import rlvr_stage, stage_config
 
 LIMITS = Limits(connect=1, answer=0.5, update=1, stall=0.5, request=20, poll=0.02)
 BUDGET = Budget(attempts=3, outage_seconds=0.6, first_pause_seconds=0.01, longest_pause_seconds=0.1)
@@ -65,14 +70,21 @@ def two(request_: Request) -> Iterator[Scripted]:
 class Trainer:
     """A client of some servers, with weights published."""
 
-    def __init__(self, servers: list[Scripted], model: Any, folder: Path, request: Request) -> None:
+    def __init__(
+        self,
+        servers: list[Scripted],
+        model: Any,
+        folder: Path,
+        request: Request,
+        limits: Limits = LIMITS,
+    ) -> None:
         addresses = [_Address(server.url, folder) for server in servers]
         self.client: VllmClient = build_client(
             addresses,  # type: ignore[arg-type]
             model,
             folder,
             BUDGET,
-            LIMITS,
+            limits,
         )
         self._request = request
         self.client.update_weights(5)
@@ -161,9 +173,10 @@ def test_another_attempts_weights_of_the_same_version_are_replaced(
 
 
 def test_prompts_are_spread_over_all_servers_and_answers_keep_their_order(
-    pair: Trainer, one: Scripted, two: Scripted
+    one: Scripted, two: Scripted, model: Any, tmp_path: Path, request_: Request
 ) -> None:
-    completions = pair.sample(200)
+    patient = replace(LIMITS, answer=30, stall=30)  # 200 threads on a busy machine take their time
+    completions = Trainer([one, two], model, tmp_path, request_, patient).sample(200)
     assert len(completions) == 200
     assert one.counts[CHAT] + two.counts[CHAT] == 200
     assert min(one.counts[CHAT], two.counts[CHAT]) > 60
@@ -182,6 +195,7 @@ def test_prompts_are_spread_over_all_servers_and_answers_keep_their_order(
         (CHAT, say(500)),
         (CHAT, say(502)),
         (CHAT, say(409, "other weights")),
+        (CHAT, lambda handler: handler.reply(200, handler.script.answer, weights="0" * 64)),
     ],
 )
 def test_a_failure_now_and_then_is_mended(
@@ -203,6 +217,12 @@ def test_a_failure_now_and_then_is_mended(
         (CHAT, hang_up, "generate", "disconnected"),
         (CHAT, say(500, "engine dead"), "generate", "500: engine dead"),
         (CHAT, say(409, "other weights"), "generate", "409: other weights"),
+        (
+            CHAT,
+            lambda handler: handler.reply(200, handler.script.answer, weights="0" * 64),
+            "generate",
+            "answered with weights 000000000000",
+        ),
     ],
 )
 def test_a_failure_that_stays_is_an_error_that_names_server_and_operation(
@@ -295,6 +315,32 @@ def test_a_server_that_cannot_serve_the_stage_is_refused_before_any_weights(
     assert isinstance(error, SpecError)
     assert complaint in str(error)
     assert one.counts[UPDATE] == 0
+
+
+def test_a_server_of_another_version_is_refused_before_anything_is_loaded(
+    one: Scripted, two: Scripted
+) -> None:
+    """Wherever it runs."""
+    with scripted_server() as gone:
+        pass
+    urls = (gone.url, one.url, two.url)
+    check_versions(Servers(urls, "a-token", limits=LIMITS))
+    two.state = {**two.state, "vllm": "0.33.0"}
+    with pytest.raises(SpecError, match=f"{two.url}: runs vLLM 0.33.0, tested is 0.26 to 0.32"):
+        check_versions(Servers(urls, "a-token", limits=LIMITS))
+
+
+def test_a_stage_asks_its_servers_before_it_loads_the_model(
+    one: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.state = {**one.state, "vllm": "0.25.1"}
+    monkeypatch.setenv(URLS_VARIABLE, one.url)
+    monkeypatch.setenv(TOKEN_VARIABLE, "a-token")
+    stage = rlvr_stage(DataSource(uri="file:///none.parquet"))
+    config = stage_config(stage, tmp_path / "no-model", tmp_path)
+    rollout = Rollout(backend="vllm", gpus_per_replica=0)
+    with pytest.raises(SpecError, match=r"runs vLLM 0\.25\.1"):
+        build_context(config.model_copy(update={"rollout": rollout}), Ranks(), tmp_path)
 
 
 def test_a_wrong_token_is_an_error_at_once(trainer: Trainer, one: Scripted) -> None:

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from asgi import Answer, call
 from prism_api.checkpoint import CheckpointRef
 from prism_api.errors import SpecError, StoreError
-from prism_api.rollout import OPEN_PATHS, TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Weights
+from prism_api.rollout import (
+    DIGEST_HEADER,
+    OPEN_PATHS,
+    TOKEN_FILE_VARIABLE,
+    TOKEN_VARIABLE,
+    Weights,
+)
 from prism_rollout.middleware import FOLDER_VARIABLE, MODEL_VARIABLE, RolloutMiddleware
 from prism_rollout.update import UpdateFailed
 
@@ -241,4 +247,25 @@ def test_who_names_weights_is_answered_by_them_or_not_at_all(
 ) -> None:
     updater.current = loaded
     headers = KNOWN | ({} if asked_for is None else {"X-Prism-Weights": asked_for})
-    assert call(app, "/v1/chat/completions", headers, "POST").status == status
+    answer = call(app, "/v1/chat/completions", headers, "POST")
+    assert answer.status == status
+    if status == 200:
+        assert answer.headers[DIGEST_HEADER] == (loaded.checkpoint.digest if loaded else "")
+
+
+def test_an_answer_names_the_weights_in_use_when_it_begins(
+    environment: pytest.MonkeyPatch, updater: UpdaterStub
+) -> None:
+    """An update comes after the request was let in and before its turn."""
+
+    async def overtaken(scope: Any, receive: Any, send: Any) -> None:
+        await updater.update(ENGINE, WEIGHTS)
+        await vllm_stub(scope, receive, send)
+
+    environment.setenv(TOKEN_VARIABLE, TOKEN)
+    app = RolloutMiddleware(overtaken)
+    app._updater = updater  # type: ignore[assignment]
+    updater.current = Weights(version=3, checkpoint=CheckpointRef(uri="file:///3", digest="3" * 64))
+    headers = KNOWN | {DIGEST_HEADER: "3" * 64}
+    answer = call(app, "/v1/chat/completions", headers, "POST")
+    assert (answer.status, answer.headers[DIGEST_HEADER]) == (200, "4" * 64)

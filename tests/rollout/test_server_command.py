@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands import python_path
 from prism_api.errors import SpecError
 from prism_api.rollout import TOKEN_VARIABLE, check_vllm
+from prism_rollout import environment
 from prism_rollout.command import (
     ServerOptions,
     longest_context,
     server_arguments,
     server_environment,
 )
+from prism_rollout.preflight import find_errors
 from run_builders import Changes, a_plan
 
 RLVR = "spec.stages.rlvr"
@@ -87,7 +90,7 @@ def start(folder: Path, *changes: str, token: str = "t", site: Path | None = Non
     arguments = ["--model", str(folder), "--port", "1", "--folder", str(folder / "server")]
     done = subprocess.run(
         [sys.executable, "-m", "prism_rollout", *arguments, *changes],
-        env={**os.environ, TOKEN_VARIABLE: token, "PYTHONPATH": str(site or "")},
+        env={**os.environ, TOKEN_VARIABLE: token, "PYTHONPATH": python_path(site or folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -127,7 +130,7 @@ def checked(folder: Path, changes: Changes, site: Path) -> tuple[int, str]:
         paths[-1].write_text(step.config(1, None).to_json())
     done = subprocess.run(
         [sys.executable, "-m", "prism_rollout.preflight", *map(str, paths)],
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env={**os.environ, "PYTHONPATH": python_path(site)},
         capture_output=True,
         text=True,
         check=False,
@@ -156,6 +159,32 @@ def test_the_preflight_refuses_gpus_for_a_cpu_build(tmp_path: Path) -> None:
     code, said = checked(tmp_path, {f"{RLVR}.rollout": {"backend": "vllm"}}, site)
     assert code == 64
     assert said.startswith("stages.rlvr.rollout.gpusPerReplica: 1 GPUs do not suit the installed")
+
+
+GPUS = {"spec.workers": {"gpusPerReplica": 2}, "spec.rollout": {"backend": "vllm", "replicas": 3}}
+
+
+def gpu_problems(folder: Path, monkeypatch: pytest.MonkeyPatch, shown: str) -> list[str]:
+    """What the preflight says where vLLM is built for GPUs and these are shown."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    monkeypatch.setattr(environment, "_installed", lambda _: ("vllm", "0.32.0"))
+    paths = [folder / f"{step.kind}.json" for step in a_plan(GPUS).train_steps]
+    for path, step in zip(paths, a_plan(GPUS).train_steps, strict=True):
+        path.write_text(step.config(1, None).to_json())
+    return [str(error) for error in find_errors(paths)]
+
+
+def test_the_preflight_refuses_servers_without_gpus_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpu_problems(tmp_path, monkeypatch, "0,1,2,3,4") == []
+    problems = gpu_problems(tmp_path, monkeypatch, "0,1,2,3")
+    assert [problem.partition(";")[0] for problem in problems] == [
+        f"stages.{kind}.rollout.gpusPerReplica: 3 server(s) of 1 GPUs beside 2 for the trainer "
+        "need 5, here are 4"
+        for kind in ("align", "rlvr")
+    ]
+    assert len(gpu_problems(tmp_path, monkeypatch, "")) == 2
 
 
 def test_stages_that_sample_in_process_need_no_vllm(tmp_path: Path) -> None:

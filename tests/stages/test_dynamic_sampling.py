@@ -131,7 +131,7 @@ def test_a_process_that_finds_too_little_is_named_by_what_all_have_found() -> No
 def step_by_hand(program: RlvrProgram, step: int) -> Any:
     """One iteration as the loop does it, with the weight version that it publishes."""
     program._context.client.update_weights(step * program._settings.mini_batches)
-    return program.iterate("train", step)
+    return program.iterate("train", step).metrics
 
 
 def test_the_surplus_is_used_before_anything_new_is_sampled(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from prism_api.errors import DataError
 from prism_api.resources import DataSource, Evaluation
 from prism_trainer.distributed import Ranks
 from prism_trainer.evaluation import evaluate
@@ -12,7 +13,14 @@ from prism_trainer.rollouts import Request, SamplingParams
 from prism_trainer.stages.program import StageContext
 from prism_trainer.stages.run import build_context
 from ranks_in_threads import on_every_rank
-from stage_builders import rlvr_stage, stage_config
+from stage_builders import (
+    Row,
+    rlvr_stage,
+    run_attempt,
+    stage_config,
+    with_long_prompt,
+    write_rows,
+)
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def test_processes_with_fewer_batches_or_none_arrive_at_the_same_result(
     settings = settings_of(prompts, questions, batch_size=2)
 
     def answers(ranks: Ranks) -> object:
-        return evaluate(settings, context.encoder, context.client, ranks, lambda: False)
+        return evaluate(settings, 64, context.encoder, context.client, ranks, lambda: False)
 
     alone = answers(Ranks())
     assert alone is not None
@@ -53,7 +61,7 @@ def test_held_out_prompts_begin_with_the_runs_system_message_too(
     client: Any = Listening()
     settings = settings_of(prompts, 3, batch_size=2)
 
-    evaluate(settings, context.encoder, client, Ranks(), lambda: False, "Be brief.")
+    evaluate(settings, 64, context.encoder, client, Ranks(), lambda: False, "Be brief.")
 
     assert len(asked) == 3
     for request in asked:
@@ -61,6 +69,32 @@ def test_held_out_prompts_begin_with_the_runs_system_message_too(
         assert request.row.messages[0] == {"role": "system", "content": "Be brief."}
         text = context.encoder.text(request.prompt.token_ids)
         assert text.startswith("system\nBe brief.")
+
+
+def test_questions_that_are_too_long_are_left_out_and_counted(
+    context: StageContext, rows: list[Row], tmp_path: Path
+) -> None:
+    short = write_rows(tmp_path / "short.parquet", rows[:4])
+    mixed = write_rows(tmp_path / "mixed.parquet", [*rows[:4], *map(with_long_prompt, rows[4:7])])
+
+    def answers(data: DataSource, ranks: Ranks) -> Any:
+        settings = settings_of(data, 7, batch_size=2)
+        return evaluate(settings, 64, context.encoder, context.client, ranks, lambda: False)
+
+    expected, expected_samples = answers(short, Ranks())
+    for result, samples in on_every_rank(2, lambda ranks: answers(mixed, ranks)):
+        assert result == expected.model_copy(update={"too_long": 3})
+        assert samples == expected_samples
+
+
+def test_questions_that_are_all_too_long_are_refused_before_the_training(
+    talker: Path, rows: list[Row], prompts: DataSource, tmp_path: Path
+) -> None:
+    heldout = write_rows(tmp_path / "long.parquet", list(map(with_long_prompt, rows[:3])))
+    evaluation = Evaluation(data=heldout, max_response_tokens=40)
+    config = stage_config(rlvr_stage(prompts), talker, tmp_path, evaluation=evaluation)
+    with pytest.raises(DataError, match=r"long\.parquet: every held-out prompt exceeds maxPrompt"):
+        run_attempt(config, tmp_path, lambda: pytest.fail("it has begun"))
 
 
 @pytest.mark.parametrize("asked", [0, 2])
@@ -76,7 +110,7 @@ def test_all_processes_end_before_the_batch_at_which_one_is_asked_to(
         def stop() -> bool:
             return next(asks) == 1 and ranks.rank == asked
 
-        assert evaluate(settings, context.encoder, context.client, ranks, stop) is None
+        assert evaluate(settings, 64, context.encoder, context.client, ranks, stop) is None
         return next(asks)
 
     assert on_every_rank(3, batches_done) == [2] * 3

@@ -22,6 +22,9 @@ from prism_api.resources import DataSource, Engine, Evaluation
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
 from prism_api.stages import Lora, Warmup
+from prism_trainer.attempt import read_config
+from prism_trainer.audit.__main__ import read_evidence
+from prism_trainer.audit.checks import find_problems
 from rlvr_builders import dapo_stage
 from stage_builders import (
     Finished,
@@ -274,6 +277,14 @@ def assert_equal(two: Finished, one: Finished, is_uneven: bool) -> None:
     for key, tensor in one.weights().items():
         # Adam turns the rounding of a gradient next to 0 into a visible step.
         assert (weights[key] - tensor).abs().mean() < 1e-6, key
+
+
+def test_every_record_of_two_processes_shows_that_everything_was_used_once(
+    by_two: dict[tuple[Engine, str, str], Finished],
+) -> None:
+    for key, finished in by_two.items():
+        evidence = read_evidence(read_config(finished.attempt.parents[2] / "stage.json"))
+        assert (find_problems(evidence), evidence.is_complete) == ([], True), key
 
 
 @pytest.mark.parametrize(("engine", "name"), RESUMED)

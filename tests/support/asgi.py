@@ -22,6 +22,11 @@ class Answer:
         return status
 
     @property
+    def headers(self) -> dict[str, str]:
+        """Of an HTTP answer."""
+        return {name.decode(): value.decode() for name, value in self.messages[0]["headers"]}
+
+    @property
     def body(self) -> str:
         """Of an HTTP answer."""
         return b"".join(m.get("body", b"") for m in self.messages[1:]).decode()

@@ -19,6 +19,12 @@ ENVIRONMENT = {
 """One thread, no network, wide lines, and no GPU on any machine."""
 PATIENCE_SECONDS = 240
 
+
+def python_path(first: Path) -> str:
+    """PYTHONPATH with a folder before all others."""
+    return os.pathsep.join([str(first), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 Done = subprocess.CompletedProcess[str]
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from prism_api.rollout import DIGEST_HEADER
+
 Reply = Callable[["Handler"], None]
 
 
@@ -54,11 +56,13 @@ class Handler(BaseHTTPRequestHandler):
     script: Scripted
     body: Any
 
-    def reply(self, status: int, content: Any) -> None:
-        """A text, or a JSON document."""
+    def reply(self, status: int, content: Any, weights: str | None = None) -> None:
+        """A text, or a JSON document, made with the weights that were asked for or with others."""
         text = content if isinstance(content, str) else json.dumps(content)
         self.send_response(status)
         self.send_header("Content-Length", str(len(text.encode())))
+        if DIGEST_HEADER in self.headers:
+            self.send_header(DIGEST_HEADER, weights or self.headers[DIGEST_HEADER])
         self.end_headers()
         self.wfile.write(text.encode())
 

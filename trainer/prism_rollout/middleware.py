@@ -35,6 +35,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MAX_BODY_BYTES = 1 << 16
+_DIGEST_BYTES = DIGEST_HEADER.encode()
 
 
 class RolloutMiddleware:
@@ -60,11 +61,23 @@ class RolloutMiddleware:
             return await _refuse(scope, send, 401, "the run's bearer token is missing or wrong")
         if scope["type"] == "http" and scope["path"] == WEIGHTS_PATH:
             return await self._weights(scope, receive, send)
-        wanted = headers.get(DIGEST_HEADER.encode())
+        wanted = headers.get(_DIGEST_BYTES)
         if wanted is not None and wanted.decode("latin-1") != self._digest():
             problem = f"weights {wanted[:12]!r} were asked for, {self._digest()[:12]!r} are loaded"
             return await _refuse(scope, send, 409, problem)
-        return await self._app(scope, receive, send)
+        await self._app(scope, receive, self._signed(send))
+
+    def _signed(self, send: Send) -> Send:
+        """Names in each answer the weights that are in use when it begins: an update may have come
+        between a request and its turn."""
+
+        async def signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (_DIGEST_BYTES, self._digest().encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        return signed
 
     def _digest(self) -> str:
         current = self._updater.current

@@ -5,6 +5,7 @@ imports no vLLM.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from prism_api.errors import SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.stage_config import StageConfig
-from prism_rollout.environment import check_environment
+from prism_rollout.environment import check_environment, check_gpus, count_gpus
 
 
 def main() -> None:
@@ -44,7 +45,9 @@ def find_errors(paths: Sequence[Path]) -> list[SpecError]:
 def _check(config: StageConfig) -> None:
     rollout, own = config.rollout, f"stages.{config.kind}.rollout"
     if rollout is not None and rollout.backend == "vllm":
-        check_environment(rollout.gpus_per_replica, f"{own}.gpusPerReplica", f"{own}.backend")
+        field = f"{own}.gpusPerReplica"
+        check_environment(rollout.gpus_per_replica, field, f"{own}.backend")
+        check_gpus(config.workers, rollout, count_gpus(os.environ), field)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from prism_store.checkpoints import Checkpoint, newest_checkpoint, read_checkpoi
 from prism_store.store import Store, store_errors
 from prism_trainer.metrics import History
 from prism_trainer.models import ExportedWeights, export, export_model
+from prism_trainer.record import METRICS_OBJECT, RECORD_OBJECT, Record
 from prism_trainer.stages.program import StageContext, StageProgram
 from prism_trainer.tensor_files import TensorFiles, write_tensors
 
@@ -39,7 +40,7 @@ class Checkpoints:
         self._parent = context.config.init_from
 
     def save(
-        self, program: StageProgram, position: Position, history: History
+        self, program: StageProgram, position: Position, history: History, record: Record
     ) -> CheckpointRef | None:
         """Write a checkpoint; all processes take part, the first one writes and gets the
         reference."""
@@ -67,7 +68,8 @@ class Checkpoints:
                 self._write_tensors(folder, program)
                 state = {"position": vars(position), "facts": facts}
                 (folder / "state.json").write_text(json.dumps(state))
-                (folder / "metrics.jsonl").write_text(history.to_jsonl())
+                (folder / METRICS_OBJECT).write_text(history.to_jsonl())
+                (folder / RECORD_OBJECT).write_text(record.to_jsonl())
             ref = write_checkpoint(self._store, key, folder, manifest)
         except StoreError:
             # What did not fit must not fill the disk: others write there, and so does the outcome.
@@ -124,7 +126,7 @@ class Checkpoints:
 
 def restore(
     checkpoint: Checkpoint, context: StageContext, program: StageProgram
-) -> tuple[Position, History]:
+) -> tuple[Position, History, Record]:
     """Put everything back; the next iteration is the one that would have come."""
     state = json.loads(checkpoint.files["state.json"].read_text())
     policy = context.policy
@@ -141,8 +143,9 @@ def restore(
     assert policy.optimizer is not None, "an optimizer was attached"
     policy.optimizer.load_state(tensors.pop(_OPTIMIZER))
     program.load_tensors({**tensors, **models})
-    history = History.from_jsonl(checkpoint.files["metrics.jsonl"].read_text())
-    return Position(**state["position"]), history
+    history = History.from_jsonl(checkpoint.files[METRICS_OBJECT].read_text())
+    record = Record(checkpoint.files[RECORD_OBJECT].read_text())
+    return Position(**state["position"]), history, record
 
 
 def _model_tensors(checkpoint: Checkpoint, name: str) -> TensorFiles:

@@ -1,32 +1,38 @@
 """Runs one attempt of a stage between the start and the end of its own rollout servers.
 
-`python -m prism_operator.local.servers --work-folder DIR -- COMMAND...`. It reads `stage.json` of
-the work folder, starts the servers, waits until each has generated a token, runs the command with
-their addresses in its environment, and ends them with it. Its exit code is the command's. Nobody
-outlives it: the kernel ends all of them with this process.
+It reads `stage.json` of the work folder, starts the servers, waits until each has generated a
+token, runs the command with their addresses in its environment, and ends them with it. Its exit
+code is the command's. Servers and command have sessions of their own, so that a signal to this
+process's group is this process's alone to pass on. Nobody outlives it: the kernel ends all of them
+with this process.
 """
 
 import argparse
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 from prism_api.base import parse_json
 from prism_api.errors import FieldProblem, PrismError, RolloutError, SpecError
 from prism_api.exit_codes import PERMANENT, ExitCode
 from prism_api.names import ANCESTOR_VARIABLE
 from prism_api.process import die_with_parent, inherited_ancestor
-from prism_api.rollout import SERVED_MODEL, TOKEN_FILE_VARIABLE, URLS_VARIABLE
+from prism_api.rollout import (
+    GPUS_VARIABLE,
+    SERVED_MODEL,
+    TOKEN_FILE_VARIABLE,
+    URLS_VARIABLE,
+    server_gpus,
+    shown_gpus,
+)
 from prism_api.stage_config import StageConfig
 from prism_api.stages import SftStage
 from prism_api.uris import local_path, scheme
@@ -39,7 +45,14 @@ _STOP_SECONDS = 10.0
 class ServerProcess:
     """A rollout server as a child of this process."""
 
-    def __init__(self, arguments: Sequence[str], folder: Path, token_file: Path, port: int) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        token_file: Path,
+        port: int,
+        gpus: Sequence[int] = (),
+    ) -> None:
         self._token_file = token_file
         self.url, self.log = f"http://127.0.0.1:{port}", folder / "log.txt"
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,10 +60,11 @@ class ServerProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "prism_rollout", *arguments, *where],
-                env=_environment(token_file),
+                env=_environment(token_file) | gpu_choice(gpus, os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property
@@ -86,9 +100,17 @@ class ServerProcess:
             time.sleep(_POLL_SECONDS)
         return False
 
+    def ask_to_stop(self) -> None:
+        """Do not wait for it."""
+        self._process.terminate()
+
     def stop(self) -> None:
         """End it, politely at first; its children end with it."""
-        self._process.terminate()
+        self.ask_to_stop()
+        self.wait_for_end()
+
+    def wait_for_end(self) -> None:
+        """After it was asked to stop; it is killed if it takes too long."""
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -147,46 +169,60 @@ def server_arguments(config: StageConfig) -> list[str]:
 
 def with_servers(work: Path, command: Sequence[str]) -> list[str]:
     """The command that runs `command` for an attempt whose rollout servers it starts first."""
-    program = [sys.executable, "-m", "prism_operator.local.servers"]
+    program = [sys.executable, "-m", "prism_operator.local.serve"]
     return [*program, f"--work-folder={work}", "--", *command]
 
 
-def main() -> None:
-    """Serve, run, and exit with the command's code."""
-    parser = argparse.ArgumentParser(prog="python -m prism_operator.local.servers")
+def gpu_choice(numbers: Sequence[int], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variable that shows a process these GPUs only, of those that the environment shows; pure.
+
+    Without numbers nothing changes. Raises SpecError if the environment shows fewer.
+    """
+    if not numbers:
+        return {}
+    shown = environment.get(GPUS_VARIABLE)
+    if shown is None:
+        return {GPUS_VARIABLE: ",".join(map(str, numbers))}
+    names = shown_gpus(shown)
+    if len(names) <= max(numbers):
+        problem = f"shows {len(names)} GPUs, {max(numbers) + 1} are needed"
+        raise SpecError([FieldProblem(GPUS_VARIABLE, problem, "show more, or ask for fewer")])
+    return {GPUS_VARIABLE: ",".join(names[number] for number in numbers)}
+
+
+def run_served(received: list[int]) -> int:
+    """Exit code of an attempt with servers, as the command line names it; `received` are the
+    signals so far, and grows."""
+    parser = argparse.ArgumentParser(prog="python -m prism_operator.local.serve")
     parser.add_argument("--work-folder", type=Path, required=True, help="of the attempt")
     parser.add_argument("command", nargs="+", help="after --")
     arguments = parser.parse_args()
     die_with_parent(inherited_ancestor())
     folder: Path = arguments.work_folder
     try:
-        code = _Attempt(folder, arguments.command).run()
+        return _Attempt(folder, arguments.command, received).run()
     except PrismError as error:
         outcome = {"code": int(error.exit_code), "message": str(error)}
         (folder / "outcome.json").write_text(json.dumps(outcome))
         sys.stderr.write(f"{error}\n")
-        code = int(error.exit_code)
-    sys.exit(code)
+        return int(error.exit_code)
 
 
 class _Attempt:
     """The servers, then the command, until the command or a server ends."""
 
-    def __init__(self, folder: Path, command: Sequence[str]) -> None:
+    def __init__(self, folder: Path, command: Sequence[str], signals: list[int]) -> None:
         self._folder, self._command = folder, command
         self._config = parse_json(StageConfig, (folder / "stage.json").read_bytes(), "stage.json")
-        self._signals: list[int] = []
+        self._signals = signals
+        """Passed on by the loop, so that one that comes before the command runs is not lost."""
 
     def run(self) -> int:
         """Exit code of the command; raises RolloutError if a server ends before it."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
         token_file = new_token(self._folder / "rollout-token")
         servers: list[ServerProcess] = []
         try:
-            for arguments, name in self._wanted():
-                folder = self._folder / name
-                servers.append(ServerProcess(arguments, folder, token_file, free_port()))
+            self._start(servers, token_file)
             for server in servers:
                 server.wait(_READY_SECONDS, lambda: bool(self._signals))
             if self._signals:
@@ -194,34 +230,41 @@ class _Attempt:
             return self._train(servers, token_file)
         finally:
             for server in servers:
-                server.stop()
+                server.ask_to_stop()
+            for server in servers:
+                server.wait_for_end()
 
-    def _wanted(self) -> list[tuple[list[str], str]]:
-        """Arguments and folder of each server."""
-        assert self._config.rollout is not None, "only stages that sample have servers"
-        arguments = server_arguments(self._config)
-        return [(arguments, f"rollout-{i}") for i in range(self._config.rollout.replicas)]
+    def _start(self, servers: list[ServerProcess], token_file: Path) -> None:
+        """Add the stage's servers to the list, unless a stop is requested."""
+        config = self._config
+        assert config.rollout is not None, "only stages that sample have servers"
+        arguments = server_arguments(config)
+        for number, gpus in enumerate(server_gpus(config.workers, config.rollout)):
+            if not self._signals:
+                folder = self._folder / f"rollout-{number}"
+                server = ServerProcess(arguments, folder, token_file, free_port(), gpus)
+                servers.append(server)
 
     def _train(self, servers: Sequence[ServerProcess], token_file: Path) -> int:
-        urls = ",".join(server.url for server in servers)
+        """Run the command; one that a signal ends before it can catch it has nothing to save."""
+        urls, passed_on = ",".join(server.url for server in servers), set[int]()
         trainer = subprocess.Popen(
             self._command,
             env={**_environment(token_file), URLS_VARIABLE: urls},
+            start_new_session=True,
         )
         try:
             while trainer.poll() is None:
                 while self._signals:
+                    passed_on.add(self._signals[0])
                     trainer.send_signal(self._signals.pop(0))
                 for server in servers:
                     server.check()
                 time.sleep(_POLL_SECONDS)
         finally:
             trainer.kill()
-        return trainer.wait()
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        """Passed on by the loop, so that one that comes before the command runs is not lost."""
-        self._signals.append(number)
+        code = trainer.wait()
+        return int(ExitCode.SAVED) if -code in passed_on else code
 
 
 def _environment(token_file: Path) -> dict[str, str]:
@@ -236,7 +279,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-if __name__ == "__main__":
-    main()

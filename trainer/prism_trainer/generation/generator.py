@@ -86,7 +86,7 @@ class InProcessGenerator:
             draws = [numpy_generator(seed).random(params.max_tokens) for _, seed in batch]
             uniforms = torch.from_numpy(np.stack(draws)).to(self._policy.ranks.device)
         tokens, logprobs, lengths = self._loop(decoder, uniforms, params, len(batch))
-        return self._completions(tokens, logprobs, lengths)
+        return self._completions(tokens, logprobs, lengths, [seed for _, seed in batch])
 
     def _autocast(self) -> torch.autocast:
         """Decoding casts for each product, also where the engine's passes need no autocast: its
@@ -124,7 +124,9 @@ class InProcessGenerator:
             decoder.advance(chosen)
         return tokens, logprobs, lengths
 
-    def _completions(self, tokens: Tensor, logprobs: Tensor, lengths: Tensor) -> list[Completion]:
+    def _completions(
+        self, tokens: Tensor, logprobs: Tensor, lengths: Tensor, seeds: Sequence[int]
+    ) -> list[Completion]:
         ids, scores = tokens.cpu().numpy(), logprobs.float().cpu().numpy()
         return [
             Completion(
@@ -132,8 +134,9 @@ class InProcessGenerator:
                 scores[i, :n].copy(),
                 bool(ids[i, n - 1] == self._eos_id),
                 self._version,
+                seed,
             )
-            for i, n in enumerate(lengths.tolist())
+            for i, (n, seed) in enumerate(zip(lengths.tolist(), seeds, strict=True))
         ]
 
 

@@ -41,6 +41,10 @@ class Completion:
     """Whether the end-of-turn token came before the length limit."""
     weight_version: int
     """Optimizer steps that the sampling weights had taken."""
+    seed: int = 0
+    """What it was drawn from; nothing was drawn at temperature 0."""
+    weights: str = ""
+    """Digest of the sampling weights where they were published; none for the trainer's own."""
 
 
 class RolloutClient(Protocol):

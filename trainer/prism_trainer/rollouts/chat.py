@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from prism_api.errors import FieldProblem, SpecError
-from prism_api.rollout import SERVED_MODEL
+from prism_api.rollout import SERVED_MODEL, Weights
 from prism_trainer.data.images import ImageRef
 from prism_trainer.data.pictures import content_of, load_image
 from prism_trainer.data.rows import Row
@@ -52,22 +52,24 @@ def chat_request(request: Request, params: SamplingParams) -> dict[str, Any]:
 
 
 def completions_of(
-    answer: dict[str, Any], request: Request, server: str, version: int
+    answer: dict[str, Any], request: Request, server: str, weights: Weights
 ) -> list[Completion]:
-    """One completion per seed; a greedy one serves all seeds.
+    """One completion per seed, sampled from `weights`; a greedy one serves all seeds.
 
     Raises SpecError if the server tokenised the prompt otherwise, Fault if it was interrupted.
     """
     _check_prompt(answer["prompt_token_ids"], request, server)
     choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
-    completions = [_completion(choice, server, version) for choice in choices]
+    completions = [_completion(choice, request.seeds[0], server, weights) for choice in choices]
     if len(completions) not in (1, len(request.seeds)):
         detail = f"{len(completions)} answers to {len(request.seeds)} seeds"
         raise Fault(Kind.FAILED, server, OPERATION, detail)
     return completions * (len(request.seeds) // len(completions))
 
 
-def _completion(choice: dict[str, Any], server: str, version: int) -> Completion:
+def _completion(
+    choice: dict[str, Any], first_seed: int, server: str, weights: Weights
+) -> Completion:
     reason, tokens = choice["finish_reason"], np.array(choice["token_ids"], dtype=np.int64)
     if reason not in ("stop", "length"):
         raise Fault(Kind.ABORTED, server, OPERATION, f"the answer was cut off ({reason})")
@@ -77,7 +79,14 @@ def _completion(choice: dict[str, Any], server: str, version: int) -> Completion
     if not np.isfinite(scores).all():
         detail = "the answer has log-probabilities that are no numbers"
         raise Fault(Kind.FAILED, server, OPERATION, detail)
-    return Completion(tokens, scores, reason == "stop", version)
+    return Completion(
+        tokens,
+        scores,
+        reason == "stop",
+        weights.version,
+        first_seed + int(choice["index"]),
+        weights.checkpoint.digest,
+    )
 
 
 def _check_prompt(theirs: Sequence[int], request: Request, server: str) -> None:

@@ -45,26 +45,63 @@ class Limits:
     """Between two looks at the progress."""
 
 
+class Endpoint:
+    """A server's address; the bearer token is in the client."""
+
+    def __init__(self, http: httpx2.AsyncClient, url: str, limits: Limits) -> None:
+        self._http, self.url, self.limits = http, url, limits
+
+    async def state(
+        self, operation: str, method: str, body: dict[str, Any] | None, seconds: float
+    ) -> ServerState:
+        """What the server says of itself, or after what it was told."""
+        answer = await self.call(operation, method, WEIGHTS_PATH, body, seconds)
+        return parse_json(ServerState, answer.content, self.url)
+
+    async def call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        seconds: float,
+        headers: dict[str, str] | None = None,
+    ) -> httpx2.Response:
+        """The answer; raises Fault for what another try may mend, RolloutError or SpecError for
+        what not."""
+        timeout = httpx2.Timeout(seconds, connect=self.limits.connect, pool=None)
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._http.request(
+                    method, self.url + path, json=body, headers=headers, timeout=timeout
+                )
+        except httpx2.ConnectTimeout:
+            detail = f"no connection within {self.limits.connect:g} s"
+            raise Fault(Kind.UNREACHABLE, self.url, operation, detail) from None
+        except (TimeoutError, httpx2.TimeoutException):
+            detail = f"no answer within {seconds:g} s"
+            raise Fault(Kind.TIMED_OUT, self.url, operation, detail) from None
+        except httpx2.TransportError as error:
+            detail = str(error) or type(error).__name__
+            raise Fault(Kind.UNREACHABLE, self.url, operation, detail) from None
+        _check_status(answer, self.url, operation)
+        return answer
+
+
 class RolloutServer:
     """See dispatch.Worker; its jobs are (request, params) and give completions."""
 
-    def __init__(
-        self, http: httpx2.AsyncClient, url: str, weights: Weights, context: int, limits: Limits
-    ) -> None:
-        self._http, self._url, self._limits = http, url, limits
+    def __init__(self, endpoint: Endpoint, weights: Weights, context: int) -> None:
+        self._endpoint, self._url, self._limits = endpoint, endpoint.url, endpoint.limits
         self._weights, self._context = weights, context
 
     async def admit(self) -> None:
         """Make it answer with the current weights; whatever it was started with is not trusted."""
-        state = await self._state("state", "GET", None, self._limits.answer)
-        check_vllm(state.vllm, self._url)
-        if state.max_model_len is not None and state.max_model_len < self._context:
-            problem = f"is for {state.max_model_len} tokens, the stage needs {self._context}"
-            remedy = f"start the server with --max-model-len {self._context}"
-            raise SpecError([FieldProblem(self._url, problem, remedy)])
+        state = await self._endpoint.state("state", "GET", None, self._limits.answer)
+        check_state(state, self._url, self._context)
         if state.weights != self._weights:
             body = self._weights.model_dump(mode="json", by_alias=True)
-            state = await self._state("update", "POST", body, self._limits.update)
+            state = await self._endpoint.state("update", "POST", body, self._limits.update)
         if state.weights != self._weights:
             detail = f"has weights {state.weights} after an update to {self._weights.version}"
             raise Fault(Kind.WRONG_WEIGHTS, self._url, "update", detail)
@@ -73,22 +110,23 @@ class RolloutServer:
         """Sample the responses to one prompt."""
         request, params = job
         body = await asyncio.to_thread(chat_request, request, params)
-        answer = await self._call(
-            OPERATION,
-            "POST",
-            "/v1/chat/completions",
-            body,
-            self._limits.request,
-            {DIGEST_HEADER: self._weights.checkpoint.digest},
-        )
-        return completions_of(answer.json(), request, self._url, self._weights.version)
+        wanted = {DIGEST_HEADER: self._weights.checkpoint.digest}
+        path, seconds = "/v1/chat/completions", self._limits.request
+        answer = await self._endpoint.call(OPERATION, "POST", path, body, seconds, wanted)
+        had = answer.headers.get(DIGEST_HEADER, "none")
+        if had != self._weights.checkpoint.digest:  # they changed after the request was let in
+            detail = f"answered with weights {had[:12]}"
+            raise Fault(Kind.WRONG_WEIGHTS, self._url, OPERATION, detail)
+        return completions_of(answer.json(), request, self._url, self._weights)
 
     async def watch(self, on_progress: Callable[[], None]) -> None:
         """Raises Fault once no token has come for too long."""
         seen: list[str] = []
         since = time.monotonic()
         while True:
-            answer = await self._call("metrics", "GET", "/metrics", None, self._limits.stall)
+            answer = await self._endpoint.call(
+                "metrics", "GET", "/metrics", None, self._limits.stall
+            )
             counts = _PROGRESS.findall(answer.text)
             now = time.monotonic()
             if counts != seen:
@@ -99,38 +137,15 @@ class RolloutServer:
                 raise Fault(Kind.STALLED, self._url, OPERATION, detail)
             await asyncio.sleep(self._limits.poll)
 
-    async def _state(
-        self, operation: str, method: str, body: dict[str, Any] | None, seconds: float
-    ) -> ServerState:
-        answer = await self._call(operation, method, WEIGHTS_PATH, body, seconds)
-        return parse_json(ServerState, answer.content, self._url)
 
-    async def _call(
-        self,
-        operation: str,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None,
-        seconds: float,
-        headers: dict[str, str] | None = None,
-    ) -> httpx2.Response:
-        timeout = httpx2.Timeout(seconds, connect=self._limits.connect, pool=None)
-        try:
-            async with asyncio.timeout(seconds):
-                answer = await self._http.request(
-                    method, self._url + path, json=body, headers=headers, timeout=timeout
-                )
-        except httpx2.ConnectTimeout:
-            detail = f"no connection within {self._limits.connect:g} s"
-            raise Fault(Kind.UNREACHABLE, self._url, operation, detail) from None
-        except (TimeoutError, httpx2.TimeoutException):
-            detail = f"no answer within {seconds:g} s"
-            raise Fault(Kind.TIMED_OUT, self._url, operation, detail) from None
-        except httpx2.TransportError as error:
-            detail = str(error) or type(error).__name__
-            raise Fault(Kind.UNREACHABLE, self._url, operation, detail) from None
-        _check_status(answer, self._url, operation)
-        return answer
+def check_state(state: ServerState, url: str, context: int) -> None:
+    """Refuse a server that will never do: of another vLLM, or for prompt and response of fewer
+    tokens than `context`; raises SpecError naming its address."""
+    check_vllm(state.vllm, url)
+    if state.max_model_len is not None and state.max_model_len < context:
+        problem = f"is for {state.max_model_len} tokens, the stage needs {context}"
+        remedy = f"start the server with --max-model-len {context}"
+        raise SpecError([FieldProblem(url, problem, remedy)])
 
 
 def _check_status(answer: httpx2.Response, url: str, operation: str) -> None:

@@ -2,18 +2,19 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
-from prism_api.rollout import Weights
+from prism_api.rollout import Weights, check_vllm
 from prism_trainer.engine.sources import TensorSource
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.rollouts.dispatch import dispatch
-from prism_trainer.rollouts.faults import Budget
+from prism_trainer.rollouts.faults import Budget, Fault
 from prism_trainer.rollouts.publish import Publisher
-from prism_trainer.rollouts.server import Limits, RolloutServer
+from prism_trainer.rollouts.server import Endpoint, Limits, RolloutServer
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,9 @@ class VllmClient:
         servers, weights = self._servers, self._weights
         lengths = (len(request.prompt.token_ids) for request in requests)
         context = self._possible(max(lengths, default=0) + params.max_tokens)
-        authorization = {"Authorization": f"Bearer {servers.token}"}
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-        # No proxy of the environment comes between the stage and its own servers.
-        http = httpx2.AsyncClient(headers=authorization, limits=limits, trust_env=False)
-        async with http:
-            workers = [
-                RolloutServer(http, url, weights, context, servers.limits) for url in servers.urls
-            ]
+        async with _http(servers) as http:
+            endpoints = [Endpoint(http, url, servers.limits) for url in servers.urls]
+            workers = [RolloutServer(endpoint, weights, context) for endpoint in endpoints]
             jobs = [(request, params) for request in requests]
             return await dispatch(workers, jobs, servers.concurrency, servers.budget)
 
@@ -81,3 +77,27 @@ class VllmClient:
         """So many tokens, or as many as the model has positions for."""
         limit: int = self._model.config.text_config.max_position_embeddings
         return min(tokens, limit)
+
+
+def check_versions(servers: Servers) -> None:
+    """Refuse servers of an untested vLLM before anything is loaded; raises SpecError naming one.
+
+    A server that does not answer now may do so when it is needed.
+    """
+    asyncio.run(_check_versions(servers))
+
+
+async def _check_versions(servers: Servers) -> None:
+    async with _http(servers) as http:
+        for url in servers.urls:
+            endpoint = Endpoint(http, url, servers.limits)
+            with suppress(Fault):
+                state = await endpoint.state("state", "GET", None, servers.limits.answer)
+                check_vllm(state.vllm, url)
+
+
+def _http(servers: Servers) -> httpx2.AsyncClient:
+    """No proxy of the environment comes between a stage and its own servers."""
+    authorization = {"Authorization": f"Bearer {servers.token}"}
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx2.AsyncClient(headers=authorization, limits=limits, trust_env=False)

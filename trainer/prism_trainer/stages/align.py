@@ -20,6 +20,7 @@ from prism_trainer.discriminator.metrics import comparison_metrics
 from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.gating import Grade
 from prism_trainer.losses.policy import ON_POLICY
+from prism_trainer.record import Usage, Use
 from prism_trainer.rewards.response import parse_response
 from prism_trainer.seeds import derive_seed
 from prism_trainer.stages.align_advantages import (
@@ -31,6 +32,7 @@ from prism_trainer.stages.align_advantages import (
 from prism_trainer.stages.align_pairs import PairSource, segments
 from prism_trainer.stages.policy_update import PolicyUpdate, update_metrics
 from prism_trainer.stages.program import (
+    Iteration,
     Metrics,
     ModelFiles,
     Phase,
@@ -93,27 +95,30 @@ class AlignProgram(Stateless):
         network.start_training(chosen, steps)
         self._phase = phase
 
-    def iterate(self, phase: str, step: int) -> Metrics:
+    def iterate(self, phase: str, step: int) -> Iteration:
         """One step of the warm-up, or of the game."""
         self._enter(phase)
         return self._warm_up(step) if phase == "warmup" else self._play(step)
 
-    def _warm_up(self, step: int) -> Metrics:
+    def _warm_up(self, step: int) -> Iteration:
         """The discriminator learns to tell teacher from student: the file's, or the policy that SFT
         left."""
         size = self._settings.discriminator.warmup.batch_size
         if self._pairs is not None:
-            comparisons, dropped = self._pairs.batch(step, size)
+            uses, comparisons, dropped = self._pairs.batch(step, size)
             _, metrics = self._train_discriminator(comparisons, step)
-            return metrics | {"dropped_samples": dropped}
+            return Iteration(
+                metrics | {"dropped_samples": dropped}, _usage(step * size, size, uses)
+            )
         draws, dropped = self._source.batch("warmup", step * size, size)
         groups = sample(self._context, self._settings, draws, 1, ("align", "warmup", step))
         parsed = [[parse_response(text) for text in group.texts] for group in groups]
         comparisons = self._comparisons(groups, parsed, ("warmup", step))
         _, metrics = self._train_discriminator(comparisons, step)
-        return metrics | self._sample_metrics(groups, parsed) | {"dropped_samples": dropped}
+        metrics |= self._sample_metrics(groups, parsed) | {"dropped_samples": dropped}
+        return Iteration(metrics, _usage(step * size, size, [group.use for group in groups]))
 
-    def _play(self, step: int) -> Metrics:
+    def _play(self, step: int) -> Iteration:
         settings = self._settings
         size, count = settings.batch_size, settings.rollouts_per_prompt
         draws, dropped = self._source.batch("align", step * size, size)
@@ -127,12 +132,9 @@ class AlignProgram(Stateless):
         assert report is not None, "a batch without prompts was refused"
         if answers is not None:
             metrics |= accuracy_metrics(self._context.ranks, answers)
-        return (
-            metrics
-            | update_metrics([report])
-            | {"reward": metrics["student_score"], "dropped_samples": dropped}
-            | self._sample_metrics(groups, parsed)
-        )
+        metrics |= update_metrics([report]) | self._sample_metrics(groups, parsed)
+        metrics |= {"reward": metrics["student_score"], "dropped_samples": dropped}
+        return Iteration(metrics, _usage(step * size, size, [group.use for group in groups]))
 
     def _train_discriminator(
         self, comparisons: Sequence[Comparison], step: int
@@ -192,3 +194,8 @@ class AlignProgram(Stateless):
         """Restore what `facts` gave."""
         if facts["phase"]:
             self._enter(facts["phase"])
+
+
+def _usage(first: int, size: int, uses: Sequence[Use]) -> Usage:
+    """Everything that is drawn is trained on in the same step."""
+    return Usage(range(first, first + size), uses, [uses])

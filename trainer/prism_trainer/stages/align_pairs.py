@@ -4,6 +4,7 @@ from prism_api.resources import DataSource
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.data.rows import Dataset
 from prism_trainer.discriminator.comparison import Comparison, Segments
+from prism_trainer.record import Use
 from prism_trainer.seeds import derive_seed
 from prism_trainer.stages.program import StageContext
 from prism_trainer.stages.prompts import Draw, PromptSource, keep_short
@@ -19,7 +20,7 @@ class PairSource:
     def __len__(self) -> int:
         return len(self._source.data)
 
-    def batch(self, step: int, size: int) -> tuple[list[Comparison], float]:
+    def batch(self, step: int, size: int) -> tuple[list[Use], list[Comparison], float]:
         """This process's share of a step's lines, and how many of all exceed a length limit.
 
         Captions and reasoning of a line are compared together, so that its image is encoded once.
@@ -30,7 +31,8 @@ class PairSource:
         lengths = [_longest(comparison) for comparison in comparisons.values()]
         limit = context.config.stage.max_response_tokens
         kept, too_long = keep_short(context.ranks, draws, lengths, "maxResponseTokens", limit)
-        return [comparisons[draw] for draw in kept], dropped + too_long
+        uses = [draw.use for draw in kept]
+        return uses, [comparisons[draw] for draw in kept], dropped + too_long
 
     def _comparison(self, draw: Draw, step: int) -> Comparison:
         row, encoder = draw.row, self._context.encoder

@@ -8,8 +8,9 @@ from prism_api.checkpoint import CheckpointRef
 from prism_api.names import RESULT_FILE
 from prism_api.stage_config import StageResult
 from prism_store.store import Store
-from prism_trainer.evaluation import evaluate
+from prism_trainer.evaluation import check_questions, evaluate
 from prism_trainer.metrics import History, Progress
+from prism_trainer.record import Record, gather_usage
 from prism_trainer.resume import Checkpoints, Position, restore
 from prism_trainer.stages.program import Metrics, Phase, StageContext, StageProgram
 
@@ -30,7 +31,7 @@ class StageLoop:
         self._checkpoint: CheckpointRef | None = None
         """The last one; only the first process knows its reference."""
         self._saved_at = -1
-        self._position, self._history = Position(), History()
+        self._position, self._history, self._record = Position(), History(), Record()
         total = sum(phase.steps for phase in program.phases)
         self._total = total
         path = context.work_folder / "progress.json"
@@ -38,8 +39,12 @@ class StageLoop:
 
     def run(self) -> bool:
         """Whether the stage is done; if not, it was asked to stop and has saved itself."""
+        evaluation, stage = self._context.config.evaluation, self._context.config.stage
+        if evaluation is not None:
+            message = self._context.config.system_message
+            check_questions(evaluation, stage.max_prompt_tokens, self._context.encoder, message)
         self._resume()
-        every = self._context.config.stage.checkpoint_every_steps
+        every = stage.checkpoint_every_steps
         while self._position.iteration < self._total:
             if self._context.ranks.any(self._stop_requested()):
                 self._save()
@@ -52,24 +57,27 @@ class StageLoop:
     def _resume(self) -> None:
         checkpoint = self._checkpoints.find()
         if checkpoint is not None:
-            self._position, self._history = restore(checkpoint, self._context, self._program)
+            restored = restore(checkpoint, self._context, self._program)
+            self._position, self._history, self._record = restored
             self._checkpoint, self._saved_at = checkpoint.ref, self._position.iteration
         self._context.client.update_weights(self._position.weight_version)
 
     def _iterate(self) -> None:
         started = time.monotonic()
         phase, step = self._place()
-        metrics = self._program.iterate(phase.name, step)
+        done = self._program.iterate(phase.name, step)
         if phase.policy_steps:
             self._position.weight_version += phase.policy_steps
             self._context.client.update_weights(self._position.weight_version)
         seconds = time.monotonic() - started
         self._position.seconds += seconds
         self._position.iteration += 1
-        metrics = _with_speed(metrics, seconds)
+        metrics = _with_speed(done.metrics, seconds)
         self._history.add(
             {**metrics, "step": step + 1, "phase": phase.name, "seconds": self._position.seconds}
         )
+        ranks, attempt = self._context.ranks, self._context.config.attempt
+        self._record.add(gather_usage(ranks, done.usage, phase.name, step + 1, attempt))
         self._progress.report(self._position.iteration, phase.name, step + 1, phase.steps, metrics)
 
     def _place(self) -> tuple[Phase, int]:
@@ -85,7 +93,9 @@ class StageLoop:
         part in it."""
         if self._saved_at == self._position.iteration:
             return
-        self._checkpoint = self._checkpoints.save(self._program, self._position, self._history)
+        self._checkpoint = self._checkpoints.save(
+            self._program, self._position, self._history, self._record
+        )
         self._saved_at = self._position.iteration
 
     def _finish(self) -> bool:
@@ -98,6 +108,7 @@ class StageLoop:
             self._progress.report(self._total, "evaluate", 0, 1, {})
             evaluated = evaluate(
                 config.evaluation,
+                config.stage.max_prompt_tokens,
                 context.encoder,
                 context.client,
                 context.ranks,

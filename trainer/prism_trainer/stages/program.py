@@ -13,6 +13,7 @@ from prism_trainer.data.encoder import Encoder
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.policy import Policy
 from prism_trainer.engine.sources import TensorSource
+from prism_trainer.record import Usage
 from prism_trainer.rollouts import RolloutClient
 
 Sources = dict[str, dict[str, TensorSource]]
@@ -47,6 +48,16 @@ class StageContext:
 
 
 @dataclass(frozen=True)
+class Iteration:
+    """What an iteration did."""
+
+    metrics: Metrics
+    """Of all processes."""
+    usage: Usage
+    """Of this one."""
+
+
+@dataclass(frozen=True)
 class Phase:
     """Iterations of one kind."""
 
@@ -64,7 +75,7 @@ class StageProgram(Protocol):
     def phases(self) -> tuple[Phase, ...]:
         """In the order in which they happen."""
 
-    def iterate(self, phase: str, step: int) -> Metrics:
+    def iterate(self, phase: str, step: int) -> Iteration:
         """Do the step (0-based within its phase) and say how it went."""
 
     def tensors(self) -> Sources:

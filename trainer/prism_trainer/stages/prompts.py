@@ -8,6 +8,7 @@ from prism_trainer.data.rows import Dataset, Row, with_system_turn
 from prism_trainer.data.sampler import draw_at
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.packing import Prompt
+from prism_trainer.record import Use
 from prism_trainer.stages.program import StageContext
 
 
@@ -21,6 +22,11 @@ class Draw:
     """What randomness of this use is keyed by; no other use of any row has the same."""
     row: Row
     prompt: Prompt
+
+    @property
+    def use(self) -> Use:
+        """What the record says of a draw that nothing is sampled for."""
+        return Use(self.position, self.key)
 
 
 class PromptSource:

@@ -14,6 +14,7 @@ from prism_api.stages import RlvrStage
 from prism_trainer.data.rows import Dataset
 from prism_trainer.distributed import Ranks
 from prism_trainer.losses.policy import objective_of
+from prism_trainer.record import Usage
 from prism_trainer.rollouts import Completion
 from prism_trainer.stages.dynamic_sampling import DynamicSampling
 from prism_trainer.stages.graded import GradedGroup, grade
@@ -23,7 +24,7 @@ from prism_trainer.stages.policy_update import (
     UpdateReport,
     update_metrics,
 )
-from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless
+from prism_trainer.stages.program import Iteration, Metrics, Phase, StageContext, Stateless
 from prism_trainer.stages.prompts import PromptSource
 from prism_trainer.stages.sampling import (
     SampledGroup,
@@ -50,12 +51,21 @@ class RlvrProgram(Stateless):
             context.ranks, settings.batch_size, settings.max_generation_rounds
         )
 
-    def iterate(self, phase: str, step: int) -> Metrics:
+    def iterate(self, phase: str, step: int) -> Iteration:
         """Sample a batch, reward it, and take one optimizer step per mini-batch."""
         start = self._position
         batch, sampled = self._collect(step)
-        reports = self._step_policy(batch, step)
-        return self._sample_metrics(sampled, self._position - start) | update_metrics(reports)
+        positions = range(start, self._position)
+        members = self._mini_batches(batch)
+        reports = self._step_policy(batch, members, step)
+        trained = [[batch[i].group.use for i in chosen] for chosen in members]
+        usage = Usage(positions, [graded.group.use for graded in sampled], trained)
+        metrics = self._sample_metrics(sampled, len(positions)) | update_metrics(reports)
+        return Iteration(metrics, usage)
+
+    def _mini_batches(self, batch: Sequence[GradedGroup]) -> list[list[int]]:
+        places = [graded.group.draw.position for graded in batch]
+        return mini_batches(places, self._settings.mini_batches, self._context.ranks)
 
     def _collect(self, step: int) -> tuple[list[GradedGroup], list[GradedGroup]]:
         """This process's share of the batch, and everything that was sampled for it."""
@@ -74,11 +84,12 @@ class RlvrProgram(Stateless):
         groups = sample(self._context, self._settings, draws, responses, key)
         return grade(groups, self._settings)
 
-    def _step_policy(self, batch: Sequence[GradedGroup], step: int) -> list[UpdateReport]:
+    def _step_policy(
+        self, batch: Sequence[GradedGroup], members: Sequence[Sequence[int]], step: int
+    ) -> list[UpdateReport]:
+        """An optimizer step on each mini-batch, whose groups `members` names."""
         parts = self._settings.mini_batches
         old = self._old_logprobs([graded.group for graded in batch], step * parts)
-        places = [graded.group.draw.position for graded in batch]
-        members = mini_batches(places, parts, self._context.ranks)
         reports = [
             self._update.run(
                 [batch[i].group for i in chosen],

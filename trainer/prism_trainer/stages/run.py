@@ -29,7 +29,7 @@ from prism_trainer.rewards.reward import RewardWeights, score_many
 from prism_trainer.rewards.verifier import Verdict
 from prism_trainer.rollouts import RolloutClient
 from prism_trainer.rollouts.publish import Publisher
-from prism_trainer.rollouts.vllm_client import Servers, VllmClient
+from prism_trainer.rollouts.vllm_client import Servers, VllmClient, check_versions
 from prism_trainer.savings import choose_savings
 from prism_trainer.stages.align import AlignProgram
 from prism_trainer.stages.align_supervised import SupervisedAlignProgram
@@ -60,6 +60,7 @@ def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> Stage
     servers = None
     if config.rollout is not None and config.rollout.backend == "vllm":
         servers = rollout_servers(os.environ)
+        check_versions(servers)
     initial = config.model.uri
     if config.init_from is not None:
         initial = file_uri(read_checkpoint(config.init_from).folder(EXPORT))

@@ -8,6 +8,7 @@ import numpy as np
 
 from prism_api.stages import AlignStage, RlvrStage
 from prism_trainer.engine.packing import Group
+from prism_trainer.record import Use
 from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.seeds import derive_seed
 from prism_trainer.stages.program import Metrics, StageContext
@@ -21,6 +22,11 @@ class SampledGroup:
     draw: Draw
     completions: tuple[Completion, ...]
     texts: tuple[str, ...]
+
+    @property
+    def use(self) -> Use:
+        """What the record says of it."""
+        return Use(self.draw.position, self.draw.key, self.completions)
 
     def packed(self) -> Group:
         """Prompt and responses as the engine lays them out."""
@@ -69,6 +75,8 @@ def to_document(group: SampledGroup) -> dict[str, Any]:
             "logprobs": completion.logprobs.tolist(),
             "finished": completion.finished,
             "weight_version": completion.weight_version,
+            "seed": completion.seed,
+            "weights": completion.weights,
         }
         for completion in group.completions
     ]
@@ -83,6 +91,8 @@ def from_document(context: StageContext, draw: Draw, document: dict[str, Any]) -
             np.array(values["logprobs"], dtype=np.float32),
             values["finished"],
             values["weight_version"],
+            values["seed"],
+            values["weights"],
         )
         for values in document["completions"]
     ]

@@ -11,7 +11,8 @@ from prism_api.stages import SftStage
 from prism_trainer.data.rows import Dataset, Row
 from prism_trainer.engine.packing import Group, Pack, Tokens
 from prism_trainer.engine.policy import StepReport
-from prism_trainer.stages.program import Metrics, Phase, StageContext, Stateless
+from prism_trainer.record import Usage, Use
+from prism_trainer.stages.program import Iteration, Phase, StageContext, Stateless
 from prism_trainer.stages.prompts import PromptSource, keep_short
 
 
@@ -25,28 +26,30 @@ class SftProgram(Stateless):
         self.phases = (Phase("train", steps),)
         context.policy.start_training(settings, steps)
 
-    def iterate(self, phase: str, step: int) -> Metrics:
+    def iterate(self, phase: str, step: int) -> Iteration:
         """One optimizer step."""
-        groups, dropped = self._batch(step)
+        size = self._settings.batch_size
+        uses, groups, dropped = self._batch(step * size, size)
         report, loss = supervised_update(self._context, groups, step)
-        return {
+        metrics = {
             "loss": loss,
             "grad_norm": report.grad_norm,
             "learning_rate": report.learning_rate,
             "tokens": report.num_tokens,
             "dropped_samples": dropped,
         }
+        return Iteration(metrics, Usage(range(step * size, (step + 1) * size), uses, [uses]))
 
-    def _batch(self, step: int) -> tuple[list[Group], float]:
+    def _batch(self, position: int, size: int) -> tuple[list[Use], list[Group], float]:
         """This process's share of the batch, and how many samples of all exceed a length limit."""
-        size, ranks = self._settings.batch_size, self._context.ranks
-        draws, dropped = self._source.batch("sft", step * size, size)
+        ranks = self._context.ranks
+        draws, dropped = self._source.batch("sft", position, size)
         responses = {draw: self._response(draw.row) for draw in draws}
         lengths = [len(tokens) for tokens in responses.values()]
         limit = self._settings.max_response_tokens
         kept, too_long = keep_short(ranks, draws, lengths, "maxResponseTokens", limit)
         groups = [Group(draw.prompt, (responses[draw],)) for draw in kept]
-        return groups, dropped + too_long
+        return [draw.use for draw in kept], groups, dropped + too_long
 
     def _response(self, row: Row) -> Tokens:
         assert row.response is not None, "the data set was checked for demonstrations"

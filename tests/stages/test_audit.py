@@ -1,0 +1,398 @@
+"""The record of a stage shows that every step, prompt and sample was used exactly once, however
+often the stage was killed; and whatever is not so, the audit finds.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_api.errors import SpecError
+from prism_api.exit_codes import ExitCode
+from prism_api.resources import DataSource, Rollout
+from prism_api.run import AnyStage
+from prism_api.stage_config import StageConfig
+from prism_trainer.audit.__main__ import describe, read_evidence
+from prism_trainer.audit.checks import Evidence, find_problems
+from prism_trainer.record import GroupRecord, IterationRecord
+from stage_builders import (
+    Crash,
+    Row,
+    align_stage,
+    crash_after,
+    rlvr_stage,
+    run_attempt,
+    run_to_end,
+    sft_stage,
+    stage_config,
+    stop_after,
+    teacher_parts,
+    with_long_prompt,
+    write_rows,
+)
+
+Change = Callable[[list[IterationRecord]], None]
+
+
+@pytest.fixture(scope="module")
+def uneven(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataSource:
+    """Every third of 15 prompts is too long; batches of four cross the border of an epoch."""
+    mixed = [row if i % 3 else with_long_prompt(row) for i, row in enumerate(rows[:15])]
+    path = tmp_path_factory.mktemp("uneven") / "prompts.parquet"
+    return write_rows(path, [teacher_parts(row) for row in mixed])
+
+
+@pytest.fixture(scope="module")
+def stages(demos: DataSource, uneven: DataSource, prompts: DataSource) -> dict[str, AnyStage]:
+    return {
+        "sft": sft_stage(demos, steps=9),
+        "align": align_stage(uneven, steps=5),
+        "align-supervised": align_stage(uneven, steps=5, objective="supervised"),
+        "grpo": rlvr_stage(uneven, steps=5, mini_batches=2),
+        "dapo": rlvr_stage(
+            prompts,
+            algorithm="dapo",
+            steps=6,
+            batch_size=2,
+            generation_batch_size=8,
+            learning_rate=1e-4,
+        ),
+    }
+
+
+def killed_and_resumed(config: StageConfig, folder: Path) -> StageConfig:
+    """Killed between two checkpoints, stopped, and finished by a third attempt; its config."""
+    with pytest.raises(Crash):
+        run_attempt(config, folder, crash_after(3))
+    assert not run_attempt(again(config), folder, stop_after(1))
+    run_to_end(again(again(config)), folder)
+    return again(again(config))
+
+
+def again(config: StageConfig) -> StageConfig:
+    return config.model_copy(update={"attempt": config.attempt + 1})
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    stages: dict[str, AnyStage], talker: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], StageConfig]:
+    """The config of a stage that was killed, stopped and finished; once for all tests."""
+    done: dict[str, StageConfig] = {}
+
+    def resumed(name: str) -> StageConfig:
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            done[name] = killed_and_resumed(stage_config(stages[name], talker, folder), folder)
+        return done[name]
+
+    return resumed
+
+
+NAMES = ["sft", "align", "align-supervised", "grpo", "dapo"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_and_resumed_stage_has_used_everything_once(
+    resumed: Callable[[str], StageConfig], name: str
+) -> None:
+    evidence = read_evidence(resumed(name))
+    assert find_problems(evidence) == []
+    assert len(evidence.rows) == len(evidence.planned) == evidence.manifest.step
+    assert [row.attempt for row in evidence.rows][:4] == [1, 1, 2, 3]
+    assert any(len(row.drawn) < row.end - row.first for row in evidence.rows) == (
+        name in ("align", "align-supervised", "grpo")
+    ), "some prompts are too long"
+
+
+@pytest.mark.parametrize("name", ["align", "dapo"])
+def test_its_record_is_that_of_an_undisturbed_one(
+    resumed: Callable[[str], StageConfig],
+    stages: dict[str, AnyStage],
+    talker: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    """To the digest of every sample."""
+    config = stage_config(stages[name], talker, tmp_path)
+    run_to_end(config, tmp_path)
+    whole, ours = (read_evidence(c).rows for c in (config, resumed(name)))
+    assert [row.model_copy(update={"attempt": 1}) for row in ours] == list(whole)
+
+
+def test_dapo_trains_on_a_surplus_from_before_the_kill(
+    resumed: Callable[[str], StageConfig],
+) -> None:
+    """Otherwise its audit would show less than it says."""
+    rows = read_evidence(resumed("dapo")).rows
+    carried = [
+        {use.position for part in after.trained for use in part}
+        & {group.position for group in before.drawn}
+        for before, after in pairwise(rows)
+        if before.attempt < after.attempt
+    ]
+    assert len(carried) == 2
+    assert any(carried)
+
+
+def changed(evidence: Evidence, change: Change) -> list[str]:
+    rows = list(evidence.rows)
+    change(rows)
+    return find_problems(replace(evidence, rows=tuple(rows)))
+
+
+def edit(rows: list[IterationRecord], place: int, **changes: Any) -> None:
+    rows[place] = rows[place].model_copy(update=changes)
+
+
+def drawing(rows: list[IterationRecord]) -> list[int]:
+    """Steps that draw prompts; with a surplus some do not."""
+    return [place for place, row in enumerate(rows) if row.drawn]
+
+
+def edit_prompts(rows: list[IterationRecord], change: Callable[[IterationRecord], Any]) -> None:
+    """What the last step that draws any has drawn."""
+    place = drawing(rows)[-1]
+    edit(rows, place, **change(rows[place]))
+
+
+def edit_group(rows: list[IterationRecord], **changes: Any) -> None:
+    """The first group of the last step that draws any which it trains on."""
+    place = drawing(rows)[-1]
+    row = rows[place]
+    used = {use.position for part in row.trained for use in part}
+    chosen = next(group for group in row.drawn if group.position in used)
+    drawn = [g.model_copy(update=changes) if g is chosen else g for g in row.drawn]
+    edit(rows, place, drawn=tuple(drawn))
+
+
+def edit_sample(rows: list[IterationRecord], **changes: Any) -> None:
+    place = drawing(rows)[-1]
+    used = {use.position for part in rows[place].trained for use in part}
+    chosen = next(group for group in rows[place].drawn if group.position in used)
+    first, *others = chosen.samples
+    edit_group(rows, samples=(first.model_copy(update=changes), *others))
+
+
+def train_again(rows: list[IterationRecord]) -> None:
+    """The last step on what the one before has had."""
+    (*parts, last), (before, *_) = rows[-1].trained, rows[-2].trained
+    edit(rows, -1, trained=(*parts, (*last[:-1], before[0])))
+
+
+def train_twice(rows: list[IterationRecord]) -> None:
+    (first, *more), *others = rows[-1].trained
+    edit(rows, -1, trained=((first, first, *more[1:]), *others))
+
+
+def train_on_old(rows: list[IterationRecord]) -> None:
+    """On something that was drawn three steps before."""
+    (_, *more), *others = rows[-1].trained
+    edit(rows, -1, trained=((rows[-4].trained[0][0], *more), *others))
+
+
+def train_on_other_samples(rows: list[IterationRecord]) -> None:
+    (use, *more), *others = rows[-1].trained
+    edit(rows, -1, trained=((use.model_copy(update={"digest": "0" * 16}), *more), *others))
+
+
+def draw_a_batch_again(rows: list[IterationRecord]) -> None:
+    before, last = drawing(rows)[-2:]
+    edit(rows, last, first=rows[before].first, end=rows[before].end)
+
+
+def draw_a_row_again(rows: list[IterationRecord]) -> None:
+    edit_group(rows, draw=rows[drawing(rows)[-2]].drawn[0].draw)
+
+
+def draw_another(rows: list[IterationRecord]) -> None:
+    edit_group(rows, draw=rows[drawing(rows)[-1]].drawn[0].draw + 1000)
+
+
+def share_a_sample(rows: list[IterationRecord]) -> None:
+    edit_sample(rows, seed=rows[drawing(rows)[-2]].drawn[0].samples[0].seed)
+
+
+def repeat_a_step(rows: list[IterationRecord]) -> None:
+    rows.insert(2, rows[1])
+
+
+STEPS: dict[str, tuple[Change, str]] = {
+    "a step missing": (lambda rows: rows.pop(2), r"line 3 is step \d of train, step 3 of \w+ was"),
+    "a step repeated": (repeat_a_step, r"line 3 is step 2 of \w+, step 3 of \w+ was"),
+    "the last step missing": (lambda rows: rows.pop(), "record and metrics are of different"),
+    "two steps exchanged": (lambda rows: rows.reverse(), "line 1 is step"),
+}
+PROMPTS: dict[str, tuple[Change, str]] = {
+    "a batch drawn before": (draw_a_batch_again, r"begins with prompt \d+, \d+ was to come"),
+    "a larger batch": (
+        lambda rows: edit_prompts(rows, lambda row: {"end": row.end + 1}),
+        r"has drawn \d+ prompts",
+    ),
+    "a prompt lost": (
+        lambda rows: edit_prompts(rows, lambda row: {"drawn": row.drawn[1:]}),
+        r"\d+ prompts are missing, \d\.0 were counted as too long",
+    ),
+    "a prompt twice": (
+        lambda rows: edit_prompts(rows, lambda row: {"drawn": (row.drawn[0], *row.drawn)}),
+        "prompts repeated",
+    ),
+    "a row again in its epoch": (draw_a_row_again, r"has row \d+ again in epoch"),
+    "another row": (draw_another, "is not the one in the seed's order"),
+    "an optimizer step lost": (
+        lambda rows: edit(rows, -1, trained=rows[-1].trained[1:]),
+        r"took \d optimizer steps instead of \d",
+    ),
+    "trained on it again": (train_again, r"trains on prompt \d+ again"),
+    "trained on it twice": (train_twice, r"trains on prompt \d+ again"),
+    "trained on too little": (
+        lambda rows: edit(rows, -1, trained=(rows[-1].trained[0][1:], *rows[-1].trained[1:])),
+        r"trains on \d prompts instead of \d",
+    ),
+    "trained on old ones": (train_on_old, "drawn long before or never"),
+}
+SAMPLES: dict[str, tuple[Change, str]] = {
+    "a sample lost": (lambda rows: edit_group(rows, samples=()), "has other samples than it shou"),
+    "a sample used again": (share_a_sample, r"the sample of seed \d+ occurs 2 times"),
+    "older weights": (lambda rows: edit_sample(rows, version=1), "a sample of weights 1 instead"),
+    "a server's weights": (lambda rows: edit_sample(rows, weights="0" * 16), "with a weights dig"),
+    "other tokens": (lambda rows: edit_sample(rows, digest="0" * 16), "trains on other samples"),
+    "trained on other samples": (train_on_other_samples, "trains on other samples of prompt"),
+}
+CASES = [
+    (name, case)
+    for names, cases in ((NAMES, STEPS), (NAMES, PROMPTS), (["align", "grpo", "dapo"], SAMPLES))
+    for name in names
+    for case in cases
+]
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_a_record_that_was_tampered_with_is_found(
+    resumed: Callable[[str], StageConfig], name: str, case: str
+) -> None:
+    change, complaint = (STEPS | PROMPTS | SAMPLES)[case]
+    problems = changed(read_evidence(resumed(name)), change)
+    assert any(re.search(complaint, problem) for problem in problems), problems
+
+
+def served(evidence: Evidence) -> Evidence:
+    """The same as if rollout servers had sampled it."""
+    rollout = Rollout(backend="vllm", gpus_per_replica=0)
+    config = evidence.config.model_copy(update={"rollout": rollout})
+    planned = replace(evidence, config=config).planned
+    rows = []
+    for row, step in zip(evidence.rows, planned, strict=True):
+        groups = []
+        for group in row.drawn:
+            seeds = step.seeds(group.draw, 0)
+            samples = [
+                sample.model_copy(update={"seed": seed, "weights": f"a{row.attempt}v{step.number}"})
+                for sample, seed in zip(group.samples, seeds, strict=True)
+            ]
+            groups.append(group.model_copy(update={"samples": tuple(samples)}))
+        rows.append(row.model_copy(update={"drawn": tuple(groups)}))
+    return replace(evidence, config=config, rows=tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [
+        ("", "a sample without a weights digest"),
+        ("a3v7", "samples of weights 8 with different digests"),
+        (None, "weights of different versions have the same digest"),
+    ],
+)
+def test_samples_of_a_server_have_the_digest_of_their_version(
+    resumed: Callable[[str], StageConfig], weights: str | None, complaint: str
+) -> None:
+    evidence = served(read_evidence(resumed("grpo")))
+    assert find_problems(evidence) == []
+    if weights is not None:
+        problems = changed(evidence, lambda rows: edit_sample(rows, weights=weights))
+    else:
+        old = evidence.rows[-2].drawn[0].samples[0].weights
+        last = evidence.rows[-1].model_copy(
+            update={"drawn": tuple(with_weights(group, old) for group in evidence.rows[-1].drawn)}
+        )
+        problems = find_problems(replace(evidence, rows=(*evidence.rows[:-1], last)))
+    assert any(complaint in problem for problem in problems), problems
+
+
+def with_weights(group: GroupRecord, weights: str) -> GroupRecord:
+    samples = tuple(s.model_copy(update={"weights": weights}) for s in group.samples)
+    return group.model_copy(update={"samples": samples})
+
+
+def audit(*arguments: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "prism_trainer.audit", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_says_what_was_used_and_fails_for_what_was_not(
+    resumed: Callable[[str], StageConfig], tmp_path: Path
+) -> None:
+    config = resumed("grpo")
+    store = tmp_path / "store"
+    shutil.copytree(config.stage_uri.removeprefix("file://"), store)
+    config = config.model_copy(update={"stage_uri": f"file://{store}"})
+    path = tmp_path / "stage.json"
+    path.write_text(config.to_json())
+
+    done = audit(path)
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert done.stdout == (
+        "rlvr: 5 of 5 steps in 3 attempt(s), 20 prompts (7 too long), 52 samples: each used once\n"
+    )
+
+    record = next(store.glob("a*/step-5/record.jsonl"))
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join([*lines[:3], lines[2], *lines[4:]]))
+    done = audit(path)
+    assert done.returncode == ExitCode.STORE, "no object of a checkpoint changes unseen"
+    assert "record.jsonl" in done.stderr
+
+    seal_again(record.parent)
+    done = audit(path)
+    assert done.returncode == ExitCode.CRASHED
+    assert "NOT as it should be\n  line 4 is step 3 of train, step 4 of train was" in done.stdout
+
+
+def seal_again(checkpoint: Path) -> None:
+    """A manifest for the files as they are now."""
+    path = checkpoint / "manifest.json"
+    document = json.loads(path.read_text())
+    for entry in document["objects"]:
+        content = (checkpoint / entry["path"]).read_bytes()
+        entry["sha256"] = hashlib.sha256(content).hexdigest()
+        entry["sizeBytes"] = len(content)
+    path.write_text(json.dumps(document))
+
+
+def test_an_unfinished_stage_is_audited_as_far_as_it_has_come(
+    stages: dict[str, AnyStage], talker: Path, tmp_path: Path
+) -> None:
+    config = stage_config(stages["grpo"], talker, tmp_path)
+    with pytest.raises(SpecError, match="has no checkpoint yet"):
+        read_evidence(config)
+    assert not run_attempt(config, tmp_path, stop_after(3))
+    evidence = read_evidence(config)
+    assert find_problems(evidence) == []
+    assert describe(evidence).startswith("rlvr: 3 of 5 steps in 1 attempt")
+
+
+def test_the_record_of_another_stage_is_no_evidence(
+    resumed: Callable[[str], StageConfig],
+) -> None:
+    config = resumed("grpo").model_copy(update={"seed": 1})
+    with pytest.raises(SpecError, match="written under other settings"):
+        read_evidence(config)
