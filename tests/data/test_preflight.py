@@ -197,6 +197,14 @@ def test_a_model_whose_files_disagree_is_named_once_for_all_stages(
     assert str(error).startswith(f"{folder}/chat_template.jinja: is missing")
 
 
+def test_a_missing_discriminator_is_named(tmp_path: Path, data: Changes) -> None:
+    changes = {"spec.stages.align.discriminator.model": {"uri": "file:///no/such/model"}}
+
+    (error,) = find_errors(written(tmp_path, configs(data | changes)))
+
+    assert str(error).startswith("/no/such/model: no model here")
+
+
 def test_a_missing_model_does_not_hide_bad_data(tmp_path: Path, data: Changes) -> None:
     spoil(tmp_path / "align.jsonl")
 

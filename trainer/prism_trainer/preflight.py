@@ -20,7 +20,12 @@ from prism_api.resources import DataSource
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
 from prism_trainer.attempt import read_config
-from prism_trainer.data.model_files import ModelFiles, check_model_files, read_model_files
+from prism_trainer.data.model_files import (
+    ModelFiles,
+    check_model_files,
+    check_reads_the_same,
+    read_model_files,
+)
 from prism_trainer.data.rows import Need, check_dataset
 from prism_trainer.data.text_limit import TextLimit
 
@@ -68,6 +73,8 @@ def find_errors(paths: Sequence[Path]) -> list[PrismError]:
         uses |= dict.fromkeys(data_of(config), text_limit(config, files))
         with _noted(errors):
             check_lengths(config, files)
+        with _noted(errors):
+            _check_discriminator(config, files)
     for use, limit in uses.items():
         with _noted(errors):
             check_dataset(use.sources, use.need, limit)
@@ -112,6 +119,14 @@ def text_limit(config: StageConfig, files: ModelFiles | None) -> TextLimit | Non
     room = files.max_positions - stage.max_prompt_tokens
     reason = f"{files.max_positions} positions of the model less maxPromptTokens"
     return TextLimit(files.tokenizer, room, reason)
+
+
+def _check_discriminator(config: StageConfig, files: ModelFiles | None) -> None:
+    stage = config.stage
+    if files is None or not isinstance(stage, AlignStage) or stage.objective == "supervised":
+        return
+    if stage.discriminator.model is not None:
+        check_reads_the_same(files, stage.discriminator.model.uri)
 
 
 def check_lengths(config: StageConfig, files: ModelFiles | None) -> None:
