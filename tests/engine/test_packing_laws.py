@@ -160,7 +160,6 @@ def seen_by_the_kernel(layout: AttentionLayout, tokens: int) -> torch.Tensor:
     return seen
 
 
-@settings(deadline=None)
 @given(shapes=SMALL)
 def test_tokens_positions_classes_and_sight_of_a_pack_are_those_of_its_groups(
     shapes: list[tuple[int, list[int]]],
@@ -198,9 +197,7 @@ def test_every_token_of_a_continuation_is_a_target_and_read_from_the_token_befor
     assert lasts == [int(c[-1]) for group in groups for c in group.continuations]
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shapes=MIXTURES, seed=st.integers(0, 99), budget=st.sampled_from([20, 60, 10_000]))
 def test_any_mixture_packed_is_what_transformers_gives_one_by_one(
     model: Any, shapes: list[Shape], seed: int, budget: int
