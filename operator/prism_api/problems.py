@@ -91,7 +91,7 @@ def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> st
     if owner is None:
         return "remove it"
     known = [field.alias or name for name, field in owner.model_fields.items()]
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.7)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
 
 

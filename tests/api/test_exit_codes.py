@@ -46,7 +46,15 @@ def test_every_kind_of_error_is_in_the_tree_of_the_module() -> None:
     kinds = errors.PrismError.__subclasses__()
 
     assert [kind.__name__ for kind in kinds if kind.__name__ not in errors.__doc__] == []
-    assert len({kind.exit_code for kind in kinds}) == len(kinds)
+
+
+def test_no_two_kinds_that_end_a_stage_share_a_code() -> None:
+    kinds = errors.PrismError.__subclasses__()
+    retried = {kind.__name__ for kind in kinds if kind.exit_code == ExitCode.CRASHED}
+    others = [kind.exit_code for kind in kinds if kind.exit_code != ExitCode.CRASHED]
+
+    assert retried == {"RolloutError", "ProgramError"}, "the latter has the other program's code"
+    assert len(set(others)) == len(others)
 
 
 def test_only_what_would_fail_again_is_permanent() -> None:

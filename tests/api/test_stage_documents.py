@@ -69,6 +69,7 @@ ROWS: tuple[Row, ...] = (
     (StageResult, "run", REMOVED, "is missing", "add it"),
     (StageResult, "checkpoint", None, "null is not valid", "a mapping of fields"),
     (StageResult, "evaluation.samples", 0, "0 is not valid", "at least 1"),
+    (StageResult, "evaluation.tooLong", -1, "-1 is not valid", "at least 0"),
     (StageResult, "evaluation.correct", -1, "-1 is not valid", "at least 0"),
     (StageResult, "evaluation.accuracy", -0.1, "-0.1 is not valid", "at least 0"),
     (StageResult, "evaluation.accuracy", 1.5, "1.5 is not valid", "at most 1"),

@@ -122,6 +122,11 @@ def test_a_prompt_that_writes_the_models_own_mark_is_named(
         encoder.prompts([a_row(text, *images)])
 
 
+def test_a_prompt_that_writes_the_mark_of_a_video_is_named(encoder: Encoder) -> None:
+    with pytest.raises(DataError, match=r"holds <\|video_pad\|>; videos are not supported"):
+        encoder.prompts([a_row("What moves in <|vision_start|><|video_pad|><|vision_end|>?")])
+
+
 def test_prompts_are_the_same_one_by_one_and_together(
     encoder: Encoder, digits_folder: Path
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prism_api.errors import DataError
@@ -25,7 +25,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("arrays") / "a.json"
 
 
-@settings(deadline=None)
 @given(
     rows=objects,
     piece=st.integers(1, 40),
@@ -47,7 +46,6 @@ def test_elements_are_those_of_the_whole_file_whatever_its_pieces(
     assert [table.row(i) for i in reversed(range(len(rows)))] == rows[::-1]
 
 
-@settings(deadline=None)
 @given(rows=objects.filter(len), piece=st.integers(1, 40), data=st.data())
 def test_a_file_that_was_cut_off_is_never_taken_for_a_whole_one(
     path: Path, rows: list[Any], piece: int, data: st.DataObject

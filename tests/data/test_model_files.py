@@ -12,7 +12,12 @@ from transformers import AutoProcessor, AutoTokenizer, Qwen3VLConfig
 
 from prism_api.errors import DataError
 from prism_api.uris import file_uri
-from prism_trainer.data.model_files import MARKS, check_model_files, read_model_files
+from prism_trainer.data.model_files import (
+    MARKS,
+    check_model_files,
+    check_reads_the_same,
+    read_model_files,
+)
 
 
 @pytest.fixture
@@ -204,6 +209,25 @@ def test_the_end_token_is_the_one_that_transformers_reads(folder: Path) -> None:
         change("tokenizer_config.json", "eos_token", to=token)(folder)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         assert read_model_files(file_uri(folder)).eos_token == tokenizer.eos_token
+
+
+def test_a_discriminator_reads_what_the_policy_reads(folder: Path, digits_folder: Path) -> None:
+    policy = read_model_files(file_uri(digits_folder / "model"))
+    change("config.json", "text_config", "hidden_size", to=32)(folder)
+    check_reads_the_same(policy, file_uri(folder))
+
+    change("config.json", "text_config", "vocab_size", to=300)(folder)
+    change("config.json", "video_token_id", to=5)(folder)
+    change("config.json", "vision_config", "patch_size", to=14)(folder)
+    with pytest.raises(DataError) as caught:
+        check_reads_the_same(policy, file_uri(folder))
+
+    remedy = "give a model of the policy's family"
+    assert str(caught.value).splitlines() == [
+        f"{folder}/config.json: text_config.vocab_size is 300, but tokens go up to 363; {remedy}",
+        f"{folder}/config.json: video_token_id is 5, but the policy's is 363; {remedy}",
+        f"{folder}/config.json: vision_config.patch_size is 14, but the policy's is 16; {remedy}",
+    ]
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

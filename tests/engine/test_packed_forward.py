@@ -152,15 +152,3 @@ def test_responses_of_a_group_do_not_see_each_other(model: Any) -> None:
     policy = build_policy(model)
     one, two = (policy.detached_logprobs(policy.packs([g]))[0][:6] for g in (group, other))
     assert torch.equal(one, two)
-
-
-def test_packs_are_filled_in_order_and_hold_everything_once() -> None:
-    groups = build_groups()
-    for max_tokens in (10_000, 60, 30, 1):
-        packs = split_into_packs(groups, max_tokens)
-        flat = [c for pack in packs for group in pack for c in group.continuations]
-        wanted = [c for group in groups for c in group.continuations]
-        assert [id(c) for c in flat] == [id(c) for c in wanted]
-        for pack in packs:
-            alone = len(pack) == 1 and len(pack[0].continuations) == 1
-            assert alone or sum(group.num_tokens for group in pack) <= max_tokens

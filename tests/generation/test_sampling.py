@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model_builders import build_model, build_policy, build_prompt, reference_logits
 from prism_trainer.engine.packing import Group, Prompt
@@ -225,6 +227,44 @@ def test_tokens_without_probability_are_never_chosen(uniform: float, token: int)
     chosen, logprob = generator_module._choose(logits, draw, 1.0)
     assert chosen.item() == token
     assert logprob.exp().item() == pytest.approx(0.25 if token == 1 else 0.75)
+
+
+LOGITS = st.lists(st.floats(-12, 12, width=32), min_size=1, max_size=20)
+TEMPERATURES = st.sampled_from([0.3, 1.0, 2.5])
+
+
+@given(logits=LOGITS, temperature=TEMPERATURES)
+def test_evenly_spread_numbers_give_each_token_its_share_in_order(
+    logits: list[float], temperature: float
+) -> None:
+    """The inverse transform, not only in the mean: a token has an interval of its probability's
+    width, and intervals are in the order of tokens."""
+    count = 1000
+    rows = torch.tensor(logits).expand(count, -1)
+    uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    scaled = np.array(logits, dtype=np.float64) / temperature
+    shares = np.exp(scaled - np.logaddexp.reduce(scaled))
+
+    tokens, logprobs = generator_module._choose(rows, uniforms, temperature)
+
+    assert (tokens.diff() >= 0).all()
+    frequencies = torch.bincount(tokens, minlength=len(logits)).numpy() / count
+    np.testing.assert_allclose(frequencies, shares, rtol=0, atol=1.01 / count)
+    np.testing.assert_allclose(logprobs.exp().numpy(), shares[tokens.numpy()], rtol=1e-4)
+
+
+@given(logits=LOGITS, temperature=TEMPERATURES, uniform=st.floats(0, 1, exclude_max=True))
+def test_a_row_is_drawn_alike_in_every_batch(
+    logits: list[float], temperature: float, uniform: float
+) -> None:
+    row, draw = torch.tensor([logits]), torch.tensor([uniform], dtype=torch.float64)
+    others = torch.cat([torch.zeros_like(row), row, row.flip(1)])
+    uniforms = torch.tensor([0.5, uniform, 0.1], dtype=torch.float64)
+
+    alone, _ = generator_module._choose(row, draw, temperature)
+    together, _ = generator_module._choose(others, uniforms, temperature)
+
+    assert together[1] == alone[0]
 
 
 def test_temperature_sharpens_and_flattens(tiny: TinyWorld) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from power_cut import watched
 from prism_api.errors import StoreError
 from prism_api.names import STAGE_ORDER
 from prism_operator.report.artifacts import RunArtifacts, Sample, StageArtifacts
@@ -176,6 +177,13 @@ def test_what_cannot_be_written_is_an_error_that_names_it_and_leaves_no_half_fil
     with pytest.raises(StoreError, match=r"report\.json: cannot be written \(Is a directory\)"):
         replace_file(target, b"{}")
     assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_what_was_written_survives_a_power_cut(tmp_path: Path) -> None:
+    with watched(tmp_path) as disk:
+        replace_file(tmp_path / "new/report.json", b"{}")
+
+        assert disk.left() == {"new/report.json": b"{}"}
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:

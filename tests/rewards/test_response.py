@@ -1,6 +1,7 @@
 """The response format and the items of a caption."""
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable
 
@@ -137,6 +138,37 @@ def test_tags_alone_have_the_format_in_one_order_only(tags: list[str]) -> None:
     assert (parse_response(" ".join(tags)) is not None) == (tags == TAGS)
 
 
+SCRAPS = [*TAGS, "<", ">", "/", "<caption", "</answer", "caption>", "<<think>", " ", "\n", "x", "é"]
+fuzz = st.lists(st.sampled_from(SCRAPS), max_size=40).map("".join)
+
+
+def read_by_hand(text: str) -> tuple[str, ...] | None:
+    """What stands between the tags, if the tags are the six in order and nothing is outside."""
+    pieces = re.split("(</?(?:caption|think|answer)>)", text)
+    if pieces[1::2] != TAGS:
+        return None
+    before, caption, gap, think, space, answer, behind = pieces[::2]
+    return None if (before + gap + space + behind).strip() else (caption, think, answer)
+
+
+@given(st.one_of(fuzz, st.text(), st.builds(blocks, fuzz, fuzz, fuzz, gaps)))
+def test_any_text_is_read_as_its_tags_say(text: str) -> None:
+    response, expected = parse_response(text), read_by_hand(text)
+    if response is None or expected is None:
+        assert response is expected is None
+    else:
+        inner = (response.caption, response.think, response.answer)
+        assert inner == tuple(part.strip() for part in expected)
+        assert response.caption_segment == f"<caption>{expected[0]}</caption>"
+        whole = response.caption_segment + response.reasoning_segment
+        assert whole == text.strip().replace("</caption>" + gap_of(text), "</caption>")
+
+
+def gap_of(text: str) -> str:
+    """The space between caption and thinking."""
+    return text.partition("</caption>")[2].partition("<think>")[0]
+
+
 MEGABYTE = 2**20
 ENDLESS = [
     pytest.param(lambda n: "<caption>" * (n // 9), id="opening tags"),
@@ -152,15 +184,24 @@ ENDLESS = [
     pytest.param(lambda n: "<caption>" + "x" * n, id="caption that is never closed"),
     pytest.param(lambda n: "<caption></caption><think>" * (n // 26), id="nested blocks"),
     pytest.param(lambda n: "<" * n, id="brackets"),
+    pytest.param(lambda n: "<caption" * (n // 8), id="tags that are never finished"),
+    pytest.param(lambda n: "</" * (n // 2) + blocks(), id="beginnings of closing tags"),
+    pytest.param(lambda n: blocks(caption="</captio" * (n // 8)), id="nearly closed captions"),
+    pytest.param(lambda n: blocks(answer=" \n" * (n // 2)), id="blank answer"),
+    pytest.param(lambda n: blocks(think="\N{NO-BREAK SPACE}" * n), id="Unicode space"),
+    pytest.param(lambda n: ("<caption>" + " " * 99) * (n // 108), id="tags and space"),
+    pytest.param(
+        lambda n: "".join(tag + "x" * (n // 6) for tag in TAGS[1:] + TAGS[:1]), id="turned tags"
+    ),
 ]
 
 
-def seconds(text: str) -> float:
-    """Processor time to parse, the least of five."""
+def seconds(text: str, read: Callable[[str], object] = parse_response) -> float:
+    """Processor time to read a text, the least of five."""
     samples = []
     for _ in range(5):
         start = time.process_time()
-        parse_response(text)
+        read(text)
         samples.append(time.process_time() - start)
     return min(samples)
 
@@ -169,9 +210,23 @@ def seconds(text: str) -> float:
 def test_the_time_grows_with_the_length_up_to_a_megabyte(
     text_of_length: Callable[[int], str],
 ) -> None:
-    short, long = text_of_length(MEGABYTE // 8), text_of_length(MEGABYTE)
-    assert len(long) > 7 * len(short)
-    assert seconds(long) < 3 * 8 * seconds(short) + 1e-3
+    """Of texts of 1/8 and 1 MB, and of the two halves between, as far as clocks can tell: what
+    grows like the square would take 64 times as long and, at this length, minutes."""
+    texts = [text_of_length(MEGABYTE // part) for part in (8, 4, 2, 1)]
+    shortest, *longer = map(seconds, texts)
+    for text, taken in zip(texts[1:], longer, strict=True):
+        growth = len(text) / len(texts[0])
+        assert growth > 1.5
+        assert taken < 3 * growth * shortest + 1e-3
+
+
+@pytest.mark.parametrize("piece", ["- a\n", "-", "\n", " ", "- ", "a\r", "<caption>", "**a** "])
+def test_items_are_listed_in_time_like_the_length(piece: str) -> None:
+    def taken(length: int) -> float:
+        caption = piece * (length // len(piece))
+        return seconds(caption, lambda text: matching_caption_items(text, text))
+
+    assert taken(MEGABYTE) < 3 * 8 * taken(MEGABYTE // 8) + 1e-3
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Laws of the verifier on generated answers and on the table of pairs."""
 
+import random
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from answer_pairs import AnswerPair, read_answer_pairs
 from prism_trainer.rewards.cleaning import clean
 from prism_trainer.rewards.reading import read_answer
-from prism_trainer.rewards.verifier import Verdict, verify, verify_many
+from prism_trainer.rewards.verifier import Verdict, verify, verify_any, verify_many
 
 PAIRS = [pair for pair in read_answer_pairs() if pair.verdict != "unverifiable"]
 
@@ -80,6 +82,28 @@ def test_a_fraction_equals_its_multiples(value: Fraction, factor: int) -> None:
 @given(numbers, numbers)
 def test_which_side_is_the_truth_does_not_matter_for_numbers(one: str, other: str) -> None:
     assert verify(one, other) is verify(other, one)
+
+
+@given(answers, st.lists(answers, min_size=1, max_size=4), st.randoms())
+def test_one_right_answer_among_several_is_enough_in_any_order(
+    prediction: str, truths: list[str], dice: random.Random
+) -> None:
+    some = any(verify(prediction, truth) is Verdict.RIGHT for truth in truths)
+    shuffled = dice.sample(truths, len(truths))
+    assert (verify_any(prediction, truths) is Verdict.RIGHT) == some
+    assert verify_any(prediction, shuffled) is verify_any(prediction, truths)
+    assert verify_any(prediction, [*shuffled, prediction]) is Verdict.RIGHT
+
+
+@given(st.lists(st.tuples(answers, st.lists(answers, min_size=1, max_size=3)), max_size=6))
+def test_verdicts_do_not_depend_on_what_else_is_verified(pairs: list[Any]) -> None:
+    assert verify_many(pairs) == [verify_any(*pair) for pair in pairs]
+
+
+@given(st.fractions(max_denominator=50), st.fractions(max_denominator=50))
+def test_fractions_are_compared_exactly(one: Fraction, other: Fraction) -> None:
+    right = verify(str(one), str(other)) is Verdict.RIGHT
+    assert right == (one == other)
 
 
 @given(letters, letters, numbers, numbers)

@@ -23,7 +23,12 @@ from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, Discriminator, RlvrStage, SftStage
 from prism_api.uris import local_path, scheme
 from prism_trainer.attempt import read_config
-from prism_trainer.data.model_files import ModelFiles, check_model_files, read_model_files
+from prism_trainer.data.model_files import (
+    ModelFiles,
+    check_model_files,
+    check_reads_the_same,
+    read_model_files,
+)
 from prism_trainer.data.rows import Need, check_dataset
 from prism_trainer.data.text_limit import TextLimit
 from prism_trainer.discriminator.start import check_start, start_problems
@@ -70,15 +75,14 @@ def find_errors(paths: Sequence[Path]) -> list[PrismError]:
     for uri in filter(_is_local, models):
         with _noted(errors):
             check_model(local_path(uri))
-    for uri in filter(_is_local, dict.fromkeys(uri for c in configs for uri in starts_of(c))):
-        with _noted(errors):
-            check_start(local_path(uri))
     uses: dict[DataUse, TextLimit | None] = {}
     for config in configs:
         files = models.get(config.model.uri)
         uses |= dict.fromkeys(data_of(config), text_limit(config, files))
         with _noted(errors):
             check_lengths(config, files)
+        with _noted(errors):
+            _check_discriminator(config, files)
     for use, limit in uses.items():
         with _noted(errors):
             check_dataset(use.sources, use.need, limit)
@@ -121,15 +125,6 @@ def _is_local(uri: str) -> bool:
     return scheme(uri) == "file"
 
 
-def starts_of(config: StageConfig) -> Iterator[str]:
-    """The model of its own that a stage's discriminator starts from."""
-    stage = config.stage
-    if isinstance(stage, AlignStage) and stage.objective == "adversarial":
-        source = stage.discriminator.model
-        if source is not None:
-            yield source.uri
-
-
 def text_limit(config: StageConfig, files: ModelFiles | None) -> TextLimit | None:
     """How long a teacher's text may be, beside a prompt of any length that is allowed; only where
     no setting limits it."""
@@ -139,6 +134,19 @@ def text_limit(config: StageConfig, files: ModelFiles | None) -> TextLimit | Non
     room = files.max_positions - stage.max_prompt_tokens
     reason = f"{files.max_positions} positions of the model less maxPromptTokens"
     return TextLimit(files.tokenizer, room, reason)
+
+
+def _check_discriminator(config: StageConfig, files: ModelFiles | None) -> None:
+    """The model of its own that it starts from: whole, and a reader of the policy's tokens."""
+    stage = config.stage
+    if not isinstance(stage, AlignStage) or stage.objective == "supervised":
+        return
+    if stage.discriminator.model is not None:
+        uri = stage.discriminator.model.uri
+        if _is_local(uri):
+            check_start(local_path(uri))
+        if files is not None:
+            check_reads_the_same(files, uri)
 
 
 def check_lengths(config: StageConfig, files: ModelFiles | None) -> None:
@@ -198,7 +206,7 @@ def _discriminator_problems(settings: Discriminator, policy: ModelSource) -> Ite
     """As far as the files are on this machine; the rest is said when they are loaded."""
     start = _model_config(settings.model or policy)
     if start is not None:
-        yield from start_problems(start, _model_config(policy) or {}, settings)
+        yield from start_problems(start, settings)
 
 
 def _model_config(model: ModelSource) -> dict[str, Any] | None:

@@ -1,21 +1,17 @@
-"""Writing a file so that a reader finds the old one or the new one, never half of either."""
+"""Writing a file so that a reader, also one after a power cut, finds the old one or the new one."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from prism_api.errors import StoreError
+from prism_store.durable import make_folder, replacing
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put content at path in one step; StoreError names the path if the disk refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Put content at path in one step, and on the disk; StoreError names the path if it refuses."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        make_folder(path.parent)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         remedy = "make room or give a folder that can be written, then run again"
         raise StoreError(f"{path}: cannot be written ({error.strerror}); {remedy}") from error

@@ -63,16 +63,19 @@ class Encoder:
                 tokenize=False,
                 add_generation_prompt=True,
             )
-            if text.count(self._processor.image_token) != len(grids):
-                mark = self._processor.image_token
-                raise DataError(
-                    f"{row.origin}: the prompt's text holds {mark}; write <image> instead"
-                )
+            self._check_marks(text, len(grids), row.origin)
             expanded = self._expand(text, grids)
             ids = self._tokenizer(expanded, add_special_tokens=False)["input_ids"]
             tokens = np.array(ids, dtype=np.int64)
             positions = mrope_positions(tokens, grids, self._image_token_id, self._merge_size)
             yield Prompt(tokens, positions, tokens == self._image_token_id, pixels, grids)
+
+    def _check_marks(self, text: str, num_images: int, origin: str) -> None:
+        image, video = self._processor.image_token, self._processor.video_token
+        if text.count(image) != num_images:
+            raise DataError(f"{origin}: the prompt's text holds {image}; write <image> instead")
+        if video in text:
+            raise DataError(f"{origin}: the prompt's text holds {video}; videos are not supported")
 
     def _pixels(self, rows: Sequence[Row]) -> list[tuple[Tensor | None, tuple[Grid, ...]]]:
         """Pixels and grids of each row's images."""

@@ -85,16 +85,7 @@ def read_model_files(uri: str) -> ModelFiles:
     Raises DataError for a file that is missing or cannot be read.
     """
     folder = _folder(uri)
-    config = _json(folder / "config.json")
-    text, vision = config.get("text_config"), config.get("vision_config")
-    if config.get("model_type") not in MODEL_TYPES:
-        kind, known = config.get("model_type"), " or ".join(MODEL_TYPES)
-        raise DataError(f"{folder}/config.json: model_type is {kind!r}; give a {known} model")
-    if not isinstance(text, dict) or not isinstance(vision, dict):
-        raise DataError(f"{folder}/config.json: lacks text_config or vision_config; copy it again")
-    for member in ("vocab_size", "max_position_embeddings"):
-        if not isinstance(text.get(member), int):
-            raise DataError(f"{folder}/config.json: text_config.{member} is no number; mend it")
+    config = _config(folder)
     path = folder / "tokenizer.json"
     remedy = "save the model's tokenizer there (save_pretrained)"
     if not path.is_file():
@@ -117,9 +108,35 @@ def check_model_files(files: ModelFiles) -> None:
         raise DataError("\n".join(f"{files.folder}/{problem}" for problem in problems))
 
 
+def check_reads_the_same(files: ModelFiles, uri: str) -> None:
+    """Raise DataError if the model at `uri`, which gets the first one's tokens and pixels, is
+    missing or would read them otherwise."""
+    folder = _folder(uri)
+    config = _config(folder)
+    rows, largest = config["text_config"]["vocab_size"], _largest_id(files)
+    problems = []
+    if largest >= rows:
+        problems.append(f"text_config.vocab_size is {rows}, but tokens go up to {largest}")
+    for member, (_, published) in MARKS.items():
+        ours, theirs = (c.get(member, published) for c in (files.config, config))
+        if ours != theirs:
+            problems.append(f"{member} is {theirs}, but the policy's is {ours}")
+    for member in _SIZES.values():
+        ours, theirs = (c["vision_config"].get(member) for c in (files.config, config))
+        if ours != theirs:
+            problems.append(f"vision_config.{member} is {theirs}, but the policy's is {ours}")
+    if problems:
+        remedy = "give a model of the policy's family"
+        raise DataError("\n".join(f"{folder}/config.json: {p}; {remedy}" for p in problems))
+
+
+def _largest_id(files: ModelFiles) -> int:
+    return max(files.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+
+
 def _vocabulary_problems(files: ModelFiles) -> Iterator[str]:
     vocabulary = files.tokenizer.get_vocab(with_added_tokens=True)
-    rows, largest = files.text_config["vocab_size"], max(vocabulary.values(), default=0)
+    rows, largest = files.text_config["vocab_size"], _largest_id(files)
     remedy = "give the model its own tokenizer"
     if largest >= rows:
         token = files.tokenizer.id_to_token(largest)
@@ -177,6 +194,22 @@ def _folder(uri: str) -> Path:
     except (OSError, ValueError) as error:
         problem = f"{uri}: cannot be had from the hub ({error})"
         raise DataError(f"{problem}; check name and network, or give a file:// uri") from None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """A `config.json` with what is read of it."""
+    path = folder / "config.json"
+    config = _json(path)
+    text, vision, kind = (config.get(m) for m in ("text_config", "vision_config", "model_type"))
+    if kind not in MODEL_TYPES:
+        known = " or ".join(MODEL_TYPES)
+        raise DataError(f"{path}: model_type is {kind!r}; give a {known} model")
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise DataError(f"{path}: lacks text_config or vision_config; copy it again")
+    for member in ("vocab_size", "max_position_embeddings"):
+        if not isinstance(text.get(member), int):
+            raise DataError(f"{path}: text_config.{member} is no number; mend it")
+    return config
 
 
 def _json(path: Path) -> dict[str, Any]:

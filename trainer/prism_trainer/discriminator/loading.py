@@ -1,7 +1,5 @@
 """A discriminator from a checkpoint: dense and upcycled here, or a mixture already."""
 
-from typing import Any
-
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig
@@ -14,18 +12,16 @@ from prism_trainer.model_tensors import MIXTURE
 from prism_trainer.models import load_policy, model_folder
 
 
-def load_discriminator(
-    uri: str, policy_config: Any, settings: Discriminator, seed: int
-) -> DiscriminatorModel:
+def load_discriminator(uri: str, settings: Discriminator, seed: int) -> DiscriminatorModel:
     """The discriminator that a model gives, on the CPU in float32.
 
-    Raises SpecError for a model that does not suit the settings or the policy, DataError for one
+    Raises SpecError for a model that does not suit the settings, DataError for one
     that cannot be read.
     """
     folder = model_folder(uri)
     check_start(folder)
     config = AutoConfig.from_pretrained(folder)
-    problems = start_problems(config.to_dict(), policy_config.to_dict(), settings)
+    problems = start_problems(config.to_dict(), settings)
     if problems:
         raise SpecError(problems, uri)
     if config.model_type != MIXTURE:

@@ -13,11 +13,6 @@ HEAD = "v_head.weight"
 """The score head, with the prefix that the reference code gives it."""
 
 _FIELD = "stages.align.discriminator"
-_SHARED = {
-    "text_config": ("vocab_size",),
-    "vision_config": ("patch_size", "temporal_patch_size", "spatial_merge_size", "in_channels"),
-}
-"""What has to be the policy's: the discriminator reads its tokens and its patches."""
 
 
 def check_start(folder: Path) -> None:
@@ -27,29 +22,18 @@ def check_start(folder: Path) -> None:
     check_model(folder, optional=(HEAD, LANGUAGE_HEAD) if is_mixture else ())
 
 
-def start_problems(
-    start: Mapping[str, Any], policy: Mapping[str, Any], settings: Discriminator
-) -> list[FieldProblem]:
-    """What keeps a model from being the start; both models as their `config.json` has them."""
+def start_problems(start: Mapping[str, Any], settings: Discriminator) -> list[FieldProblem]:
+    """What keeps a model, as its `config.json` has it, from being the start under these settings.
+
+    Whether it reads the policy's tokens and pixels alike is `data.model_files`' to say.
+    """
     kind = start.get("model_type")
     if kind not in (DENSE, MIXTURE):
         problem = f"has model_type {kind!r}"
         return [FieldProblem(f"{_FIELD}.model", problem, f"give a {DENSE} or a {MIXTURE}")]
-    problems = list(_unlike(start, policy))
-    if kind == MIXTURE:
-        problems += _mixture_problems(start.get("text_config", {}), settings)
-    return problems
-
-
-def _unlike(start: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[FieldProblem]:
-    for part, names in _SHARED.items():
-        own, others = start.get(part, {}), policy.get(part, {})
-        for name in names:
-            # Older files leave out what has its default.
-            if name in own and name in others and own[name] != others[name]:
-                problem = f"has {part}.{name} {own[name]}, the policy {others[name]}"
-                remedy = "give a model with the policy's tokenizer and image processor"
-                yield FieldProblem(f"{_FIELD}.model", problem, remedy)
+    if kind == DENSE:
+        return []
+    return list(_mixture_problems(start.get("text_config", {}), settings))
 
 
 def _mixture_problems(text: Mapping[str, Any], settings: Discriminator) -> Iterator[FieldProblem]:

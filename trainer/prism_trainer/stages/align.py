@@ -73,8 +73,7 @@ class AlignProgram(Stateless):
     def _build_discriminator(self) -> Discriminator:
         settings, context = self._settings.discriminator, self._context
         uri = settings.model.uri if settings.model else context.initial_model
-        policy = context.policy.model.config
-        model = load_discriminator(uri, policy, settings, context.config.seed)
+        model = load_discriminator(uri, settings, context.config.seed)
         model = model.to(context.ranks.device).train()
         if context.savings.recompute_discriminator:
             checkpoint_layers(model)
