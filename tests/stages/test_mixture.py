@@ -33,7 +33,8 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stages(
     demos: DataSource, teachers: DataSource, prompts: DataSource
 ) -> dict[str, Callable[[], AnyStage]]:
-    """Nothing it writes is in the format: entropy moves it in RLVR, weight decay in alignment."""
+    """Nothing that it writes is in the format: RLVR moves it by entropy, alignment by weight
+    decay."""
     return {
         "sft": lambda: sft_stage(demos, steps=3),
         "align": lambda: align_stage(teachers, steps=2),

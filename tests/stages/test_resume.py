@@ -197,14 +197,20 @@ def test_a_stage_stopped_while_it_evaluates_has_only_the_evaluation_left(
     assert ours["steps"] == theirs["steps"] == 6
 
 
-def test_a_resume_under_other_settings_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_resume_under_other_settings_engines_or_processes_is_refused(
+    inputs: Inputs, tmp_path: Path
+) -> None:
     config = stage_config(sft_stage(inputs.demos), inputs.talker, tmp_path)
     assert not run_attempt(config, tmp_path, stop_after(1))
-    changed: Any = stage_config(
-        sft_stage(inputs.demos, learning_rate=1e-3), inputs.talker, tmp_path
-    )
-    with pytest.raises(SpecError, match="other settings"):
-        run_attempt(changed, tmp_path)
+    others: list[dict[str, Any]] = [
+        {"stage": sft_stage(inputs.demos, learning_rate=1e-3)},
+        {"stage": config.stage, "engine": "fsdp2"},
+        {"stage": config.stage, "replicas": 2},
+    ]
+    for other in others:
+        changed = stage_config(**other, model=inputs.talker, folder=tmp_path)
+        with pytest.raises(SpecError, match="other settings"):
+            run_attempt(changed, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["sft", "align", "grpo"])
