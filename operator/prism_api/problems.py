@@ -91,8 +91,15 @@ def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> st
     if owner is None:
         return "remove it"
     known = [field.alias or name for name, field in owner.model_fields.items()]
-    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.7)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+    written = str(location[-1])
+    meant = [name for name in known if _initials(name) == written]
+    meant += difflib.get_close_matches(written, known, n=1)
+    return f"did you mean {meant[0]}?" if meant else f"known here: {', '.join(known)}"
+
+
+def _initials(name: str) -> str:
+    """`lr` of learningRate."""
+    return name[0] + "".join(filter(str.isupper, name)).lower()
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:

@@ -262,7 +262,7 @@ UNKNOWN: tuple[Invalid, ...] = (
     _row("spec.stages.dpo", {}, "known here: sft, align, rlvr", _UNKNOWN),
     _row(f"{SFT}.data[0].url", "file://a", "did you mean uri?", _UNKNOWN),
     _row(f"{SFT}.learning_rate", 1e-5, "did you mean learningRate?", _UNKNOWN),
-    _row(f"{SFT}.lr", 1e-5, "known here: learningRate", _UNKNOWN),
+    _row(f"{SFT}.lr", 1e-5, "did you mean learningRate?", _UNKNOWN),
     _row(f"{SFT}.rolloutsPerPrompt", 8, "known here: learningRate", _UNKNOWN),
     _row(f"{WARMUP}.step", 8, "did you mean steps?", _UNKNOWN),
     _row(f"{DISCRIMINATOR}.num_experts", 8, "did you mean numExperts?", _UNKNOWN),
