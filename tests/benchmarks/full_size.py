@@ -103,7 +103,7 @@ def one_step(program: Any, client: StandIns, phase: str, step: int) -> Metrics:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     sampling, sampled, started = client.seconds, client.tokens, time.monotonic()
-    metrics: Metrics = program.iterate(phase, step)
+    metrics: Metrics = program.iterate(phase, step).metrics
     if on_gpu:
         torch.cuda.synchronize()
     seconds = time.monotonic() - started

@@ -38,7 +38,9 @@ def test_another_process_makes_the_same_bytes(made: Path, tmp_path: Path) -> Non
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": paths}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, f"{out}: made, seed {SEED}\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    # DeepSpeed, where it is installed, says something first.
+    assert done.stdout.splitlines()[-1] == f"{out}: made, seed {SEED}"
     assert contents_of(out) == contents_of(made)
     assert os.listdir(tmp_path) == ["again"]
 

@@ -165,7 +165,12 @@ def test_a_suspended_run_ends_with_75_at_once(tmp_path: Path) -> None:
 
 
 def test_a_missing_data_file_ends_with_65(tmp_path: Path, digits_folder: Path) -> None:
-    changes = {"spec.model.uri": f"file://{digits_folder / 'model'}"}
+    changes: Changes = {
+        "spec.model.uri": f"file://{digits_folder / 'model'}",
+        "spec.evaluation.maxResponseTokens": 96,
+    }
+    for stage in ("sft", "align", "rlvr"):
+        changes[f"spec.stages.{stage}.maxResponseTokens"] = 96
 
     done = prism("run", a_file(tmp_path, changes), "--out", tmp_path / "out")
 

@@ -110,7 +110,7 @@ def test_gradient_and_metrics_are_those_of_weighted_token_losses(
     weights = {n: t.clone() for n, t in program._context.policy.model.state_dict().items()}
     program._context.client.update_weights(1)
     seen = watch_updates(monkeypatch)
-    metrics = program.iterate("train", 1)
+    metrics = program.iterate("train", 1).metrics
     ages = {c.weight_version for g in seen[0].groups for c in g.completions}
     assert ages == ({0, 1} if with_surplus else {1})
 

@@ -85,7 +85,7 @@ def test_neither_player_of_the_game_moves(
     finished = run_to_end(stage_config(stage, talker, tmp_path), tmp_path)
     assert unmoved(finished, talker)
     steps = sorted(finished.attempt.glob("step-*"))
-    first, last = (load_file(path / "discriminator.safetensors") for path in steps)
+    first, last = (load_file(path / "discriminator/model.safetensors") for path in steps)
     assert first.keys() == last.keys()
     assert all(torch.equal(tensor, last[name]) for name, tensor in first.items())
     assert min(finished.column("discriminator_grad_norm")) > 0
