@@ -53,10 +53,8 @@ BAD_ROWS = (
         a_demonstration(messages="Q?"),
         "column 'messages' is a str, not a list",
     ),
-    Bad(
-        "a blank question", "truth", a_prompt_row(prompt="  "), "column 'prompt' is missing, empty"
-    ),
-    Bad("a question as number", "truth", {"question": 5}, "column 'question' is missing, empty or"),
+    Bad("a blank question", "truth", a_prompt_row(prompt="  "), "column 'prompt' is empty"),
+    Bad("a question as number", "truth", {"question": 5}, "column 'question' is no text (int)"),
     Bad("turns as mapping", "truth", a_prompt_row(prompt=USER), "'prompt' is a dict, not a list"),
     Bad("a turn as text", "truth", a_prompt_row(prompt=["Q?"]), "each turn is {role"),
     Bad("a turn without role", "truth", a_prompt_row(prompt=[{"content": "a"}]), "each turn is"),
@@ -84,7 +82,9 @@ BAD_ROWS = (
     ),
     Bad("tools", "truth", a_prompt_row(tools="[{}]"), "has tools, which are not supported"),
     Bad("videos", "truth", a_prompt_row(videos=["a.mp4"]), "has videos, which are not supported"),
-    Bad("a system as list", "truth", a_prompt_row(system=["a"]), "column 'system' is missing, em"),
+    Bad(
+        "a system as list", "truth", a_prompt_row(system=["a"]), "column 'system' is no text (list)"
+    ),
     Bad(
         "content as a number",
         "truth",
@@ -218,7 +218,7 @@ BAD_ROWS = (
         "a question without an answer",
         "response",
         a_demonstration(messages=[QUESTION]),
-        "column 'teacher_response' is missing, empty or not a text",
+        "column 'teacher_response' is missing",
     ),
     Bad(
         "no caption of the teacher",
@@ -230,19 +230,19 @@ BAD_ROWS = (
         "no reasoning of the teacher",
         "teacher",
         a_teacher_row(teacher_cot=None),
-        "column 'teacher_cot' is missing",
+        "column 'teacher_cot' is no text (null)",
     ),
     Bad(
         "a blank caption of the teacher",
         "teacher",
         a_teacher_row(teacher_caption="  "),
-        "column 'teacher_caption' is missing, empty",
+        "column 'teacher_caption' is empty",
     ),
     Bad(
         "reasoning as number",
         "teacher",
         a_teacher_row(teacher_cot=7),
-        "column 'teacher_cot' is missing, empty or not a text",
+        "column 'teacher_cot' is no text (int)",
     ),
     Bad(
         "segments without their tags",
@@ -260,13 +260,13 @@ BAD_ROWS = (
         "a teacher's text as list",
         "teacher",
         a_teacher_row(teacher_response=[BLOCKS]),
-        "column 'teacher_response' is missing, empty or not a text",
+        "column 'teacher_response' is no text (list)",
     ),
     Bad(
         "a pair without a student",
         "pair",
         _without(a_pair(), "student_cot"),
-        "column 'student_cot' is missing, empty or not a text",
+        "column 'student_cot' is missing",
     ),
     Bad(
         "a pair of whole responses without a student's",
@@ -284,7 +284,7 @@ BAD_ROWS = (
         "a pair without a teacher",
         "pair",
         _without(a_pair(), "teacher_caption"),
-        "column 'teacher_caption' is missing, empty or not a text",
+        "column 'teacher_caption' is missing",
     ),
     Bad(
         "a student without blocks",
@@ -314,7 +314,7 @@ BAD_ROWS = (
         "a reference caption as number",
         "truth",
         a_prompt_row(teacher_caption=5),
-        "column 'teacher_caption' is missing, empty or not a text",
+        "column 'teacher_caption' is no text (int)",
     ),
 )
 

@@ -106,7 +106,7 @@ def test_a_bad_row_of_any_data_set_ends_with_65_and_is_named(
         ("rlvr", a_prompt_row(images=[{"path": "gone.png"}]), "gone.png does not exist; copy it"),
         ("heldout", a_prompt_row(reward_model={}), "reward_model.ground_truth is missing, empty"),
         ("sft", a_demonstration(f"<caption>a</caption>{BLOCKS}"), "holds <caption> 2 times"),
-        ("align", a_prompt_row(), "column 'teacher_caption' is missing, empty or not a text"),
+        ("align", a_prompt_row(), "column 'teacher_caption' is missing (has "),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
@@ -132,14 +132,18 @@ def test_what_is_wrong_inside_a_row_is_found_before_anything_starts(
 LONG = f"<caption>{'a digit ' * 2000}</caption><think>t</think><answer>7</answer>"
 
 
+@pytest.mark.parametrize(
+    "also",
+    [{}, {"teacher_response": "<caption>a</caption><think>b</think><answer>7</answer>"}],
+    ids=["parts", "both"],
+)
 def test_a_teachers_text_beyond_the_context_is_named_with_its_length(
-    tmp_path: Path, data: Changes, digits_folder: Path
+    tmp_path: Path, data: Changes, digits_folder: Path, also: dict[str, str]
 ) -> None:
     """Beside a prompt of the allowed length; counted as the model's own tokenizer counts."""
     caption, reasoning = LONG.split("<think>")
-    row = a_teacher_row(
-        images=[], prompt=QUESTION, teacher_caption=caption, teacher_cot="<think>" + reasoning
-    )
+    parts = {"teacher_caption": caption, "teacher_cot": "<think>" + reasoning}
+    row = a_teacher_row(images=[], prompt=QUESTION, **parts, **also)
     write_jsonl(tmp_path / "align.jsonl", [a_teacher_row(images=[], prompt=QUESTION), row])
     tokenizer: Any = AutoTokenizer.from_pretrained(digits_folder / "model")
     count = len(tokenizer(f"{caption}\n<think>{reasoning}")["input_ids"]) + 1

@@ -132,21 +132,24 @@ def test_a_system_turn_stands_before_the_system_column() -> None:
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_jsonl], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("bad", range(8))
-def test_the_check_reads_every_row_and_names_the_bad_one(
-    tmp_path: Path, write: Any, bad: int
+@pytest.mark.parametrize(
+    "bad", [*[[i] for i in range(8)], [3, 4], [2, 7], [*range(8)]], ids=lambda bad: str(bad)
+)
+def test_the_check_reads_every_row_and_names_the_first_bad_one(
+    tmp_path: Path, write: Any, bad: list[int]
 ) -> None:
     kind = ".parquet" if write is write_parquet else ".jsonl"
     rows = [a_prompt_row(prompt=[USER], images=[]) for _ in range(8)]
     good = write(tmp_path / f"good{kind}", rows)
-    rows[bad] = rows[bad] | {"reward_model": {"ground_truth": "", "style": "rule"}}
+    for index in bad:
+        rows[index] = rows[index] | {"reward_model": {"ground_truth": "", "style": "rule"}}
     path = write(tmp_path / f"a{kind}", rows)
 
     check_dataset(sources(good), "truth")
     with pytest.raises(DataError) as caught:
         check_dataset(sources(good, path), "truth")
 
-    assert str(caught.value).startswith(f"{path} row {bad}: reward_model.ground_truth")
+    assert str(caught.value).startswith(f"{path} row {bad[0]}: reward_model.ground_truth")
 
 
 def test_a_bad_row_that_nobody_checked_is_named_when_it_is_used(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def localise(run: PrismRun, base: Path, inputs: Path) -> PrismRun:
             return file_uri(inputs / uri.partition("://")[2])
         if scheme(uri) != "hf":
             remedy = "copy it to this machine and give file://PATH"
+            if path.startswith("spec.storage"):
+                remedy = "remove spec.storage: a local run writes where --out says"
             problems.append(FieldProblem(path, f"a local run cannot read {uri}", remedy))
         return uri
 

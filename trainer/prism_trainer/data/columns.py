@@ -12,15 +12,22 @@ def list_of(raw: RawRow, column: str, origin: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise DataError(f"{origin}: column {column!r} is a {type(value).__name__}, not a list")
+        kind = type(value).__name__
+        raise DataError(f"{origin}: column {column!r} is a {kind}, not a list; mend it")
     return value
 
 
 def text_of(raw: RawRow, column: str, origin: str) -> str:
     """The column's text, which is not blank."""
     value = raw.get(column)
-    if not is_text(value) or not value.strip():
-        raise DataError(f"{origin}: column {column!r} is missing, empty or not a text")
+    if column not in raw:
+        there = f"has {', '.join(raw)}" if raw else "has none"
+        raise DataError(f"{origin}: column {column!r} is missing ({there}); add or rename it")
+    if not is_text(value):
+        kind = "null" if value is None else type(value).__name__
+        raise DataError(f"{origin}: column {column!r} is no text ({kind}); mend or remove the row")
+    if not value.strip():
+        raise DataError(f"{origin}: column {column!r} is empty; mend or remove the row")
     return value
 
 

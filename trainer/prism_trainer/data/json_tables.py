@@ -86,5 +86,5 @@ def parsed_object(text: bytes, path: Path, index: int) -> RawRow:
     except NOT_JSON as error:
         raise DataError(f"{path} row {index}: not JSON ({error}); mend it") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path} row {index}: is a {type(value).__name__}, not an object")
+        raise DataError(f"{path} row {index}: is a {type(value).__name__}, not an object; mend it")
     return value

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from prism_api.errors import DataError
 from prism_trainer.data.images import ImageRef
@@ -50,7 +50,9 @@ def _opened(image: ImageRef, origin: str) -> Iterator[Image.Image]:
             if problem is None:
                 yield picture
     except _BROKEN as error:
-        raise DataError(f"{origin}: {name} cannot be decoded ({error}); replace it") from None
+        # Pillow itself would say which buffer in memory it was.
+        why = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{origin}: {name} cannot be decoded ({why}); replace it") from None
     if problem is not None:
         raise DataError(f"{origin}: {name} {problem}")
 

@@ -5,7 +5,7 @@
 import os
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -100,14 +100,25 @@ def _check_table(
     table: Table, need: Need, limit: TextLimit | None, threads: ThreadPoolExecutor
 ) -> None:
     pending: deque[Future[None]] = deque()
+    for check in _checks(table, need, limit, threads):
+        pending.append(check)
+        if len(pending) > _CHECKED_TOGETHER:
+            pending.popleft().result()
+    for check in pending:
+        check.result()
+
+
+def _checks(
+    table: Table, need: Need, limit: TextLimit | None, threads: ThreadPoolExecutor
+) -> Iterator[Future[None]]:
+    """One for each row, in order, and a failed one where the file can be read no further."""
     try:
         for index, raw in enumerate(table.rows()):
-            pending.append(threads.submit(_check, table, index, raw, need, limit))
-            if len(pending) > _CHECKED_TOGETHER:
-                pending.popleft().result()
-    finally:  # after an error too: what is wrong with an earlier row is what is said
-        for future in pending:
-            future.result()
+            yield threads.submit(_check, table, index, raw, need, limit)
+    except DataError as error:
+        failed: Future[None] = Future()
+        failed.set_exception(error)
+        yield failed
 
 
 def _check(table: Table, index: int, raw: RawRow, need: Need, limit: TextLimit | None) -> None:
@@ -115,11 +126,15 @@ def _check(table: Table, index: int, raw: RawRow, need: Need, limit: TextLimit |
     row = _parsed(table, index, raw, need)
     for image in row.images:
         check_image(image, row.origin)
-    if limit is not None and row.response is not None:
-        limit.check(row.response, row.origin, "the teacher's text")
-    if limit is not None and row.student_caption is not None:
-        student = f"{row.student_caption}\n{row.student_reasoning}"
+    if limit is not None:
+        for text in (row.response, _whole(row.teacher_caption, row.teacher_reasoning)):
+            limit.check(text or "", row.origin, "the teacher's text")
+        student = _whole(row.student_caption, row.student_reasoning)
         limit.check(student, row.origin, "the student's text")
+
+
+def _whole(caption: str | None, reasoning: str | None) -> str:
+    return f"{caption or ''}\n{reasoning or ''}"
 
 
 def _opened(sources: Sequence[DataSource]) -> list[Table]:
@@ -144,7 +159,9 @@ def parse_row(raw: RawRow, origin: str, path: Path, need: Need) -> Row:
         )
     marks = sum(turn["content"].count("<image>") for turn in turns)
     if marks != len(images):
-        raise DataError(f"{origin}: {marks} <image> in the prompt but {len(images)} images")
+        raise DataError(
+            f"{origin}: {marks} <image> in the prompt but {len(images)} images; write one for each"
+        )
     if need == "pair":
         raw = _with_segments(raw, origin)
         _whole_text("student", raw, origin)
