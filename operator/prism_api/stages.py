@@ -42,7 +42,8 @@ class Lora(Contract):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout of the adapters' inputs, in updates only."""
     target_modules: Annotated[tuple[LoraModule, ...], Field(min_length=1)] = get_args(LoraModule)
-    """Linear layers of the language model that get one; absent: all."""
+    """Linear layers of the language model that get one; absent: all. A mixture of experts has only
+    the first four."""
 
 
 class Stage(Optimization):

@@ -133,6 +133,29 @@ LONG = f"<caption>{'a digit ' * 2000}</caption><think>t</think><answer>7</answer
 
 
 @pytest.mark.parametrize(
+    ("model_type", "lora", "fields"),
+    [
+        ("qwen3_vl", {}, []),
+        ("qwen3_vl_moe", {"targetModules": ["q_proj", "o_proj"]}, []),
+        ("qwen3_vl_moe", {"targetModules": ["q_proj", "up_proj"]}, ["targetModules"]),
+        ("qwen3_vl_moe", {}, ["targetModules"]),
+    ],
+)
+def test_adapters_of_layers_that_a_mixture_lacks_are_found_by_its_config(
+    tmp_path: Path, model_type: str, lora: dict[str, Any], fields: list[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    _, _, rlvr = configs({"spec.model.uri": file_uri(tmp_path), "spec.stages.rlvr.lora": lora})
+    found: list[str] = []
+    try:
+        check_supported(rlvr)
+    except SpecError as error:
+        found = [problem.path for problem in error.problems]
+
+    assert found == [f"stages.rlvr.lora.{field}" for field in fields]
+
+
+@pytest.mark.parametrize(
     "also",
     [{}, {"teacher_response": "<caption>a</caption><think>b</think><answer>7</answer>"}],
     ids=["parts", "both"],

@@ -14,6 +14,8 @@ Shape = tuple[int, ...]
 
 DENSE, MIXTURE = "qwen3_vl", "qwen3_vl_moe"
 MODEL_TYPES = (DENSE, MIXTURE)
+EXPERT_LAYERS = ("gate_proj", "up_proj", "down_proj")
+"""Linear layers of a dense model that a mixture has fused into its experts' tensors."""
 LANGUAGE_HEAD = "lm_head.weight"
 _TEXT, _VISION = "model.language_model", "model.visual"
 _EXPERTS = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")

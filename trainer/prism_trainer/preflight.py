@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.resources import DataSource, ModelSource
 from prism_api.stage_config import StageConfig
-from prism_api.stages import AlignStage, Discriminator, RlvrStage, SftStage
+from prism_api.stages import AlignStage, Discriminator, LoraModule, RlvrStage, SftStage
 from prism_api.uris import local_path, scheme
 from prism_trainer.attempt import read_config
 from prism_trainer.data.model_files import (
@@ -33,6 +33,7 @@ from prism_trainer.data.rows import Need, check_dataset
 from prism_trainer.data.text_limit import TextLimit
 from prism_trainer.discriminator.start import check_start, start_problems
 from prism_trainer.model_headers import check_model
+from prism_trainer.model_tensors import EXPERT_LAYERS, MIXTURE
 
 _UPDATES = ("auto", "reload")
 """How this trainer brings weights to rollout servers."""
@@ -184,10 +185,23 @@ def check_supported(config: StageConfig) -> None:
         problems.append(FieldProblem(f"{own}.rollout.weightUpdate", problem, "set auto or reload"))
     if config.workers.engine.startswith("deepspeed"):
         problems += _deepspeed_problems(config, own)
+    problems += _lora_problems(config, own)
     if isinstance(stage, AlignStage) and stage.objective == "adversarial":
         problems += _discriminator_problems(stage.discriminator, config.model)
     if problems:
         raise SpecError(problems)
+
+
+def _lora_problems(config: StageConfig, own: str) -> Iterator[FieldProblem]:
+    """As far as the model's config is on this machine; the rest is said when it is loaded."""
+    model, lora = _model_config(config.model) or {}, config.stage.lora
+    if lora is None or model.get("model_type") != MIXTURE:
+        return
+    absent = [name for name in lora.target_modules if name in EXPERT_LAYERS]
+    if absent:
+        problem = f"names {', '.join(absent)}, but the experts of a mixture are no linear layers"
+        remedy = f"give {', '.join(m for m in get_args(LoraModule) if m not in EXPERT_LAYERS)}"
+        yield FieldProblem(f"{own}.lora.targetModules", problem, remedy)
 
 
 def _deepspeed_problems(config: StageConfig, own: str) -> list[FieldProblem]:
@@ -195,7 +209,8 @@ def _deepspeed_problems(config: StageConfig, own: str) -> list[FieldProblem]:
     problems = []
     if find_spec("deepspeed") is None:
         problem = f"{engine} needs the package deepspeed, which is not installed"
-        problems.append(FieldProblem(f"{own}.workers.engine", problem, f"install it, or {remedy}"))
+        install = "pip install 'deepspeed>=0.19,<0.20'"
+        problems.append(FieldProblem(f"{own}.workers.engine", problem, f"{install}, or {remedy}"))
     if isinstance(stage, AlignStage) and stage.offload_optimizer == "always":
         problem = f"is not available with {engine}"
         problems.append(FieldProblem(f"{own}.offloadOptimizer", problem, remedy))
