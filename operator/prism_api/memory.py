@@ -42,6 +42,8 @@ class MemoryPlan:
     """Bytes on each GPU by what the stage is doing."""
     host_bytes: int
     """Optimizer states in the host's memory, per process."""
+    loading_bytes: int
+    """Host memory, per process, while its largest model is read or made, before an engine takes it."""
     gpu_bytes: int
     """What there is."""
     rollout_sequences: int | None = None
@@ -138,12 +140,15 @@ def plan_memory(
 
     `discriminator` is the dense model that is upcycled, if the stage plays against one.
     """
-    opponent = None
+    opponent, loading = None, 4 * policy.parameters
     if isinstance(stage, AlignStage) and discriminator is not None:
         settings = stage.discriminator
         opponent = discriminator.upcycled(settings.num_experts, settings.experts_per_token)
+        # It is made beside the dense model that it is made of.
+        source = 0 if discriminator.experts else discriminator.parameters
+        loading = max(loading, 4 * (source + opponent.parameters))
     plans = [
-        _plan(savings, stage, workers, rollout, policy, opponent, gpu_bytes)
+        _plan(savings, stage, workers, rollout, policy, opponent, loading, gpu_bytes)
         for savings in _choices(stage, workers, opponent is not None)
     ]
     return next((plan for plan in plans if plan.fits), plans[-1])
@@ -176,6 +181,7 @@ def _plan(
     rollout: Rollout | None,
     policy_shape: ModelShape,
     opponent_shape: ModelShape | None,
+    loading_bytes: int,
     gpu_bytes: int,
 ) -> MemoryPlan:
     policy = _Network(
@@ -197,6 +203,8 @@ def _plan(
     tokens = stage.max_tokens_per_pack
     patches = _patches(stage, policy_shape)
     phases: dict[str, int] = {}
+    if workers.engine == "deepspeed-zero3":  # each model is there whole before it is in parts
+        phases["start"] = base + max(n.width * n.shape.parameters for n in networks.values())
     for name, n in networks.items():
         own = 0 if workers.engine == "replicated" else n.gradients
         passes = n.gathered + n.activations(tokens, patches)
@@ -211,7 +219,7 @@ def _plan(
         sequences = sequences_that_fit(rollout.batch_size, each, room)
         phases["rollouts"] = held + sequences * each
     host = sum(n.moments for n in networks.values()) if offloaded else 0
-    return MemoryPlan(savings, phases, host, gpu_bytes, sequences)
+    return MemoryPlan(savings, phases, host, loading_bytes, gpu_bytes, sequences)
 
 
 def _cache_bytes(stage: AnyStage, policy: _Network) -> int:

@@ -1,6 +1,6 @@
 """What fits on a GPU: the savings that are chosen, and laws of the arithmetic."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -41,6 +41,29 @@ def test_two_models_with_their_states_do_not_fit_on_one_gpu() -> None:
     states = 16 * (shape("4B").parameters + shape("2B").upcycled(4, 2).parameters)
     assert states > H200
     assert not needed(align(offload_optimizer="never")).fits
+
+
+def test_every_process_reads_its_largest_model_into_host_memory() -> None:
+    """A discriminator is made beside the dense model that it is made of, unless it is there."""
+    policy, dense = shape("4B").parameters, shape("2B").parameters
+    upcycled = shape("2B").upcycled(4, 2)
+    assert needed(SftStage(data=(DATA,)), gpus=8).loading_bytes == 4 * policy
+    assert needed(align(), gpus=8).loading_bytes == 4 * (dense + upcycled.parameters)
+    workers = Workers(gpus_per_replica=8).resolved()
+    mixture = plan_memory(align(), workers, None, shape("4B"), upcycled, H200)
+    assert mixture.loading_bytes == 4 * upcycled.parameters
+
+
+def test_only_zero3_has_a_whole_model_on_a_gpu_before_it_is_in_parts() -> None:
+    """8B and its upcycled discriminator: 24.45 billion parameters are 91 GiB in float32."""
+    start: dict[str, int | None] = {}
+    for engine in get_args(Engine):
+        workers = Workers(gpus_per_replica=8, engine=engine).resolved()
+        plan = plan_memory(align(), workers, None, shape("8B"), shape("8B"), 80 * GIB)
+        start[engine] = plan.phases.get("start")
+    upcycled = shape("8B").upcycled(4, 2).parameters
+    assert 2 * upcycled < (start.pop("deepspeed-zero3") or 0) < 4 * upcycled
+    assert set(start.values()) == {None}
 
 
 def test_with_states_on_the_host_they_do() -> None:

@@ -54,8 +54,9 @@ def model_folder(uri: str) -> Path:
         raise DataError(f"{uri}: cannot be fetched from the hub ({error})") from None
 
 
-def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> LoadedModel:
-    """A Qwen3-VL, dense or a mixture of experts, with packed attention, ready to be trained.
+def load_policy(uri: str, train_vision_tower: bool) -> LoadedModel:
+    """A Qwen3-VL, dense or a mixture of experts, with packed attention, ready to be trained; in
+    host memory, from where an engine takes it.
 
     Raises DataError if it cannot be read, or is not whole.
     """
@@ -67,7 +68,7 @@ def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> Loa
         raise DataError(f"{uri}: cannot be loaded as a Qwen3-VL ({error})") from None
     use_packed_attention(model)
     model.model.visual.requires_grad_(train_vision_tower)
-    return LoadedModel(model.to(device).train(), processor, folder)
+    return LoadedModel(model.train(), processor, folder)
 
 
 def _load(folder: Path) -> PreTrainedModel:

@@ -68,7 +68,7 @@ class Replicated:
     casts = False
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        self._model, self._ranks = model, ranks
+        self._model, self._ranks = model.to(ranks.device), ranks
 
     def run(self, function: Callable[[Any], T]) -> T:
         """See Sharding."""
@@ -127,8 +127,9 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 
 def shard(model: nn.Module, engine: Engine, half_precision: bool, ranks: Ranks) -> Sharding:
-    """Lay a model out as the engine does.
+    """Lay a model out as the engine does, on the process's device.
 
+    It comes in host memory: a device may have no room for all that is going to be in parts.
     A process that is alone keeps it whole, unless weights must be cast for each pass: then FSDP
     does that layer by layer, where autocast would keep a second copy of them all.
     """
