@@ -43,7 +43,7 @@ class MemoryPlan:
     host_bytes: int
     """Optimizer states in the host's memory, per process."""
     loading_bytes: int
-    """Host memory, per process, while its largest model is read or made, before an engine takes it."""
+    """Host memory, per process, while its largest model is read, before an engine takes it."""
     gpu_bytes: int
     """What there is."""
     rollout_sequences: int | None = None
@@ -187,6 +187,7 @@ def _plan(
     policy = _Network(
         policy_shape, trained_parameters(stage, policy_shape), savings.recompute_policy, workers
     )
+    engine = workers.engine
     networks = {"policy": policy}
     if opponent_shape is not None:
         recompute = savings.recompute_discriminator
@@ -196,7 +197,8 @@ def _plan(
     offloaded = savings.offload_optimizer
     base = _CONTEXT + sum(n.masters for n in networks.values())
     if not isinstance(stage, SftStage) and stage.kl_coef and not reference_is_within(stage):
-        base += policy.masters
+        # DeepSpeed shards only what it trains: its reference is whole.
+        base += policy.masters if engine == "fsdp2" else 4 * policy_shape.parameters
     resting = 0 if offloaded else sum(n.moments for n in networks.values())
     if workers.engine == "replicated":  # its gradients are one buffer that stays
         resting += sum(n.gradients for n in networks.values())

@@ -122,6 +122,18 @@ def test_the_reference_costs_masters_unless_it_is_the_policy_without_adapters() 
     assert peak(kl_coef=0.1, **with_tower) - peak(**with_tower) == copy
 
 
+def test_the_reference_lies_as_the_engine_lays_it() -> None:
+    """DeepSpeed shards only what it trains."""
+    whole = 4 * shape("4B").parameters
+    expected = {"fsdp2": whole // 8} | dict.fromkeys(get_args(Engine)[1:], whole)
+    for engine in get_args(Engine):
+        peaks = [
+            max(needed(RlvrStage(data=DATA, kl_coef=kl), 8, 1000 * GIB, engine).phases.values())
+            for kl in (0.0, 0.1)
+        ]
+        assert peaks[1] - peaks[0] == expected[engine], engine
+
+
 def test_what_is_trained() -> None:
     tower = shape("4B").vision.parameters
     whole, small = shape("4B").parameters, 2 * tower
