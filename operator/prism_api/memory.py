@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prism_api.model_shape import ModelShape
-from prism_api.resources import ResolvedWorkers, Rollout, Saving
+from prism_api.resources import Engine, ResolvedWorkers, Rollout, Saving, engine_in_use
 from prism_api.run import AnyStage
 from prism_api.stages import AlignStage, SftStage
 
@@ -66,8 +66,13 @@ class _Network:
     workers: ResolvedWorkers
 
     @property
+    def engine(self) -> Engine:
+        """What holds it."""
+        return _engine(self.workers)
+
+    @property
     def _parts(self) -> int:
-        return 1 if self.workers.engine == "replicated" else self.workers.world_size
+        return 1 if self.engine == "replicated" else self.workers.world_size
 
     @property
     def width(self) -> int:
@@ -77,7 +82,7 @@ class _Network:
     @property
     def masters(self) -> int:
         """With DeepSpeed, only what is trained has one beside the weights of the passes."""
-        weights, engine = self.shape.parameters, self.workers.engine
+        weights, engine = self.shape.parameters, self.engine
         if engine == "deepspeed-zero2":
             return self.width * weights + 4 * self.trained // self._parts
         if engine == "deepspeed-zero3":
@@ -97,9 +102,9 @@ class _Network:
         """Whole weights and gradients during a pass: of all that is outside the layers, and of the
         layers in flight."""
         shape = self.shape
-        if self.workers.engine == "replicated":
+        if self.engine == "replicated":
             return shape.parameters * 2 if self.width == 2 else 0
-        if self.workers.engine == "deepspeed-zero2":
+        if self.engine == "deepspeed-zero2":
             return _BUCKETS
         in_flight = shape.outer_parameters + 3 * max(
             shape.layer_parameters, shape.vision.block_parameters
@@ -125,6 +130,10 @@ class _Network:
         choices = s.experts_per_token
         mlp = 8 * choices * s.intermediate + (4 * choices * s.hidden if s.experts else 0)
         return 16 * s.hidden + mlp + 10 * (s.queries + s.keys)
+
+
+def _engine(workers: ResolvedWorkers) -> Engine:
+    return engine_in_use(workers.engine, workers.precision, workers.world_size)
 
 
 def plan_memory(
@@ -162,7 +171,7 @@ def _choices(stage: AnyStage, workers: ResolvedWorkers, adversarial: bool) -> It
     if isinstance(stage, AlignStage) and adversarial:
         opponent = _allowed(stage.discriminator.gradient_checkpointing)
         offload = _allowed(stage.offload_optimizer)
-        if workers.engine.startswith("deepspeed"):  # whose states stay where it has put them
+        if _engine(workers).startswith("deepspeed"):  # whose states stay where it has put them
             offload = offload[:1]
     for recompute_policy in policy:
         for recompute_discriminator in opponent:
@@ -187,7 +196,7 @@ def _plan(
     policy = _Network(
         policy_shape, trained_parameters(stage, policy_shape), savings.recompute_policy, workers
     )
-    engine = workers.engine
+    engine = policy.engine
     networks = {"policy": policy}
     if opponent_shape is not None:
         recompute = savings.recompute_discriminator
@@ -200,22 +209,24 @@ def _plan(
         # DeepSpeed shards only what it trains: its reference is whole.
         base += policy.masters if engine == "fsdp2" else 4 * policy_shape.parameters
     resting = 0 if offloaded else sum(n.moments for n in networks.values())
-    if workers.engine == "replicated":  # its gradients are one buffer that stays
+    if engine == "replicated":  # its gradients are one buffer that stays
         resting += sum(n.gradients for n in networks.values())
     tokens = stage.max_tokens_per_pack
     patches = _patches(stage, policy_shape)
     phases: dict[str, int] = {}
-    if workers.engine == "deepspeed-zero3":  # each model is there whole before it is in parts
+    if engine == "deepspeed-zero3":  # each model is there whole before it is in parts
         phases["start"] = base + max(n.width * n.shape.parameters for n in networks.values())
     for name, n in networks.items():
-        own = 0 if workers.engine == "replicated" else n.gradients
+        own = 0 if engine == "replicated" else n.gradients
         passes = n.gathered + n.activations(tokens, patches)
         phases[f"{name} update"] = base + resting + own + passes
         if offloaded:
             phases[f"{name} optimizer step"] = base + resting + own + n.moments
     sequences = None
     if rollout is not None and rollout.backend == "inprocess" and not isinstance(stage, SftStage):
-        held = base + resting + policy.width * policy_shape.parameters
+        # The tokens' embedding stays in float32 beside the head.
+        whole = policy.width * policy_shape.parameters + 4 * policy_shape.embedding_parameters
+        held = base + resting + whole
         each = _cache_bytes(stage, policy)
         room = int(_USABLE * gpu_bytes) - held
         sequences = sequences_that_fit(rollout.batch_size, each, room)

@@ -157,6 +157,35 @@ def test_generation_in_the_trainer_holds_whole_weights_and_a_cache() -> None:
     assert "rollouts" not in needed(stage, rollout=Rollout(backend="vllm")).phases
 
 
+def test_the_rollouts_embedding_is_in_float32() -> None:
+    """Beside the weights of a pass and one sequence's cache, in the plan of a stage of its own."""
+    stage = RlvrStage(data=DATA, max_prompt_tokens=1024, max_response_tokens=1024)
+    policy, one = shape("4B"), Rollout(backend="inprocess", batch_size=1)
+    masters_and_moments, cache = 12 * policy.parameters, 2048 * 144 * 1024
+    embedding = 4 * 151_936 * 2560
+    assert needed(stage, rollout=one).phases["rollouts"] == (
+        3 * GIB + masters_and_moments + 2 * policy.parameters + embedding + cache
+    )
+
+
+@pytest.mark.parametrize("engine", get_args(Engine))
+def test_alone_in_float32_every_engine_is_the_one_that_keeps_everything_whole(engine: Any) -> None:
+    """It has its gradients in one buffer that stays."""
+    stage, rollout = RlvrStage(data=DATA), Rollout(backend="inprocess")
+    plans = [
+        plan_memory(
+            stage,
+            Workers(gpus_per_replica=1, engine=name, precision="fp32").resolved(),
+            rollout,
+            shape("2B"),
+            None,
+            H200,
+        )
+        for name in ("replicated", engine)
+    ]
+    assert plans[0] == plans[1]
+
+
 @pytest.mark.parametrize(("memory", "sequences"), [(400, 256), (139, 128), (1, 1)])
 def test_a_cache_that_does_not_fit_is_made_for_fewer_sequences_at_once(
     memory: int, sequences: int
