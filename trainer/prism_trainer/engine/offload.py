@@ -18,8 +18,9 @@ States = Mapping[Tensor, dict[str, Any]]
 class HostStates:
     """Moves AdamW's moments; on a CPU they are where they belong already."""
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+    def __init__(self, device: torch.device) -> None:
+        """`device`: of the parameters."""
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._host: dict[tuple[Tensor, str], Tensor] = {}
 
     def fetch(self, states: States) -> None:
