@@ -168,8 +168,8 @@ def _choices(stage: AnyStage, workers: ResolvedWorkers, adversarial: bool) -> It
     again."""
     policy = _allowed(stage.gradient_checkpointing)
     opponent = offload = [False]
-    if isinstance(stage, AlignStage) and adversarial:
-        opponent = _allowed(stage.discriminator.gradient_checkpointing)
+    if isinstance(stage, AlignStage):
+        opponent = _allowed(stage.discriminator.gradient_checkpointing) if adversarial else opponent
         offload = _allowed(stage.offload_optimizer)
         if _engine(workers).startswith("deepspeed"):  # whose states stay where it has put them
             offload = offload[:1]

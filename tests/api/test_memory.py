@@ -107,7 +107,16 @@ def test_copies_are_tried_before_layers_are_computed_twice() -> None:
 def test_the_control_has_no_discriminator() -> None:
     workers = Workers(gpus_per_replica=1).resolved()
     plan = plan_memory(align(objective="supervised"), workers, None, shape("4B"), None, H200)
-    assert list(plan.phases) == ["policy update"]
+    assert {phase.split()[0] for phase in plan.phases} == {"policy"}
+
+
+@pytest.mark.parametrize(("wanted", "memory"), [("always", 1000), ("auto", 139)])
+def test_the_controls_states_go_to_the_host_too(wanted: Any, memory: int) -> None:
+    stage = align(objective="supervised", offload_optimizer=wanted)
+    workers = Workers(gpus_per_replica=1).resolved()
+    plan = plan_memory(stage, workers, None, shape("4B"), None, memory * GIB)
+    assert plan.savings == Savings(offload_optimizer=True)
+    assert list(plan.phases) == ["policy update", "policy optimizer step"]
 
 
 def test_the_reference_costs_masters_unless_it_is_the_policy_without_adapters() -> None:
