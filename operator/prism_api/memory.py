@@ -41,7 +41,7 @@ class MemoryPlan:
     phases: dict[str, int]
     """Bytes on each GPU by what the stage is doing."""
     host_bytes: int
-    """Optimizer states in the host's memory, per process."""
+    """Optimizer states in the host's memory, per process; up to a GiB more for each model."""
     loading_bytes: int
     """Host memory, per process, while its largest model is read, before an engine takes it."""
     gpu_bytes: int
