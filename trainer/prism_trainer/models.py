@@ -27,7 +27,7 @@ from prism_api.uris import local_path, scheme
 from prism_trainer.engine.attention import use_packed_attention
 from prism_trainer.engine.sources import TensorSource
 from prism_trainer.model_headers import check_model
-from prism_trainer.model_tensors import DENSE, MIXTURE, is_experts, transposed
+from prism_trainer.model_tensors import DENSE, MIXTURE, transposed, turns
 from prism_trainer.tensor_files import TensorFiles, write_model
 
 _CLASSES = {DENSE: Qwen3VLForConditionalGeneration, MIXTURE: Qwen3VLMoeForConditionalGeneration}
@@ -92,7 +92,7 @@ class ExportedWeights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._files[name]
-        return tensor.transpose(1, 2) if is_experts(name) else tensor
+        return tensor.transpose(1, 2) if turns(name, tensor.shape) else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -103,7 +103,7 @@ class ExportedWeights(Mapping[str, Tensor]):
 
 def published(weights: Mapping[str, TensorSource]) -> dict[str, TensorSource]:
     """A model's weights as its files have them."""
-    return {n: _transposed(w) if is_experts(n) else w for n, w in weights.items()}
+    return {n: _transposed(w) if turns(n, w.shape) else w for n, w in weights.items()}
 
 
 def _transposed(source: TensorSource) -> TensorSource:
