@@ -97,35 +97,29 @@ def build_policy(engine: Engine, ranks: Ranks, recompute: bool = False) -> Polic
     return Policy(model, ranks, "fp32", MAX_TOKENS, engine)
 
 
-def supervised(engine: Engine, ranks: Ranks) -> Outcome:
-    """Cross-entropy; packs are uneven and one process has no image."""
-    policy, outcome = build_policy(engine, ranks), Outcome()
-    policy.start_training(SETTINGS, STEPS)
-    for step in range(STEPS):
-        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
-        outcome.after(policy, report)
-    return outcome
-
-
-def recomputed(engine: Engine, ranks: Ranks) -> Outcome:
-    """The same with layers that are recomputed in the backward pass."""
-    policy, outcome = build_policy(engine, ranks, recompute=True), Outcome()
-    policy.start_training(SETTINGS, STEPS)
-    for step in range(STEPS):
-        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
-        outcome.after(policy, report)
-    return outcome
-
-
-def mixture(engine: Engine, ranks: Ranks) -> Outcome:
-    """The same of a mixture of experts."""
-    policy = Policy(packed(build_model(mixture=True)).train(), ranks, "fp32", MAX_TOKENS, engine)
+def _supervised_steps(policy: Policy, ranks: Ranks) -> Outcome:
     policy.start_training(SETTINGS, STEPS)
     outcome = Outcome()
     for step in range(STEPS):
         report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
         outcome.after(policy, report)
     return outcome
+
+
+def supervised(engine: Engine, ranks: Ranks) -> Outcome:
+    """Cross-entropy; packs are uneven and one process has no image."""
+    return _supervised_steps(build_policy(engine, ranks), ranks)
+
+
+def recomputed(engine: Engine, ranks: Ranks) -> Outcome:
+    """The same with layers that are recomputed in the backward pass."""
+    return _supervised_steps(build_policy(engine, ranks, recompute=True), ranks)
+
+
+def mixture(engine: Engine, ranks: Ranks) -> Outcome:
+    """The same of a mixture of experts."""
+    model = packed(build_model(mixture=True)).train()
+    return _supervised_steps(Policy(model, ranks, "fp32", MAX_TOKENS, engine), ranks)
 
 
 def supervised_by_one(engine: Engine, ranks: Ranks) -> Outcome:
@@ -142,13 +136,7 @@ def frozen_tower(engine: Engine, ranks: Ranks) -> Outcome:
     """Only the language model is trained."""
     model = packed(build_model())
     model.model.visual.requires_grad_(False)
-    policy = Policy(model, ranks, "fp32", MAX_TOKENS, engine)
-    policy.start_training(SETTINGS, STEPS)
-    outcome = Outcome()
-    for step in range(STEPS):
-        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
-        outcome.after(policy, report)
-    return outcome
+    return _supervised_steps(Policy(model, ranks, "fp32", MAX_TOKENS, engine), ranks)
 
 
 def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
@@ -314,11 +302,7 @@ def half_precision(engine: Engine, ranks: Ranks) -> Outcome:
     """Cross-entropy in bfloat16 with a frozen tower, which must come out as it went in."""
     model = packed(build_model()).train()
     model.model.visual.requires_grad_(False)
-    policy, outcome = Policy(model, ranks, "bf16", MAX_TOKENS, engine), Outcome()
-    policy.start_training(SETTINGS, STEPS)
-    for step in range(STEPS):
-        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
-        outcome.after(policy, report)
+    outcome = _supervised_steps(Policy(model, ranks, "bf16", MAX_TOKENS, engine), ranks)
     outcome.values = {n: t for n, t in outcome.weights.items() if ".visual." in n}
     return outcome
 
@@ -334,8 +318,7 @@ def adapted_in_half_precision(engine: Engine, ranks: Ranks) -> Outcome:
     resumed.load_weights(saved)
     again = {name: _copy(source) for name, source in resumed.weights().items()}
     outcome.values = {n: torch.equal(t, outcome.weights[n]) for n, t in again.items()}
-    without = {n: t for n, t in outcome.weights.items() if not n.endswith("_proj.weight")}
-    outcome.values |= without
+    outcome.values |= {n: t for n, t in outcome.weights.items() if not n.endswith("_proj.weight")}
     return outcome
 
 
