@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prism_api.model_shape import ModelShape
-from prism_api.resources import ResolvedWorkers, Rollout, Saving
+from prism_api.resources import Engine, ResolvedWorkers, Rollout, Saving, engine_in_use
 from prism_api.run import AnyStage
 from prism_api.stages import AlignStage, SftStage
 
@@ -41,7 +41,9 @@ class MemoryPlan:
     phases: dict[str, int]
     """Bytes on each GPU by what the stage is doing."""
     host_bytes: int
-    """Optimizer states in the host's memory, per process."""
+    """Optimizer states in the host's memory, per process; up to a GiB more for each model."""
+    loading_bytes: int
+    """Host memory, per process, while its largest model is read, before an engine takes it."""
     gpu_bytes: int
     """What there is."""
     rollout_sequences: int | None = None
@@ -64,8 +66,13 @@ class _Network:
     workers: ResolvedWorkers
 
     @property
+    def engine(self) -> Engine:
+        """What holds it."""
+        return _engine(self.workers)
+
+    @property
     def _parts(self) -> int:
-        return 1 if self.workers.engine == "replicated" else self.workers.world_size
+        return 1 if self.engine == "replicated" else self.workers.world_size
 
     @property
     def width(self) -> int:
@@ -75,7 +82,7 @@ class _Network:
     @property
     def masters(self) -> int:
         """With DeepSpeed, only what is trained has one beside the weights of the passes."""
-        weights, engine = self.shape.parameters, self.workers.engine
+        weights, engine = self.shape.parameters, self.engine
         if engine == "deepspeed-zero2":
             return self.width * weights + 4 * self.trained // self._parts
         if engine == "deepspeed-zero3":
@@ -95,9 +102,9 @@ class _Network:
         """Whole weights and gradients during a pass: of all that is outside the layers, and of the
         layers in flight."""
         shape = self.shape
-        if self.workers.engine == "replicated":
+        if self.engine == "replicated":
             return shape.parameters * 2 if self.width == 2 else 0
-        if self.workers.engine == "deepspeed-zero2":
+        if self.engine == "deepspeed-zero2":
             return _BUCKETS
         in_flight = shape.outer_parameters + 3 * max(
             shape.layer_parameters, shape.vision.block_parameters
@@ -125,6 +132,10 @@ class _Network:
         return 16 * s.hidden + mlp + 10 * (s.queries + s.keys)
 
 
+def _engine(workers: ResolvedWorkers) -> Engine:
+    return engine_in_use(workers.engine, workers.precision, workers.world_size)
+
+
 def plan_memory(
     stage: AnyStage,
     workers: ResolvedWorkers,
@@ -138,12 +149,15 @@ def plan_memory(
 
     `discriminator` is the dense model that is upcycled, if the stage plays against one.
     """
-    opponent = None
+    opponent, loading = None, 4 * policy.parameters
     if isinstance(stage, AlignStage) and discriminator is not None:
         settings = stage.discriminator
         opponent = discriminator.upcycled(settings.num_experts, settings.experts_per_token)
+        # It is made beside the dense model that it is made of.
+        source = 0 if discriminator.experts else discriminator.parameters
+        loading = max(loading, 4 * (source + opponent.parameters))
     plans = [
-        _plan(savings, stage, workers, rollout, policy, opponent, gpu_bytes)
+        _plan(savings, stage, workers, rollout, policy, opponent, loading, gpu_bytes)
         for savings in _choices(stage, workers, opponent is not None)
     ]
     return next((plan for plan in plans if plan.fits), plans[-1])
@@ -154,10 +168,10 @@ def _choices(stage: AnyStage, workers: ResolvedWorkers, adversarial: bool) -> It
     again."""
     policy = _allowed(stage.gradient_checkpointing)
     opponent = offload = [False]
-    if isinstance(stage, AlignStage) and adversarial:
-        opponent = _allowed(stage.discriminator.gradient_checkpointing)
+    if isinstance(stage, AlignStage):
+        opponent = _allowed(stage.discriminator.gradient_checkpointing) if adversarial else opponent
         offload = _allowed(stage.offload_optimizer)
-        if workers.engine.startswith("deepspeed"):  # whose states stay where it has put them
+        if _engine(workers).startswith("deepspeed"):  # whose states stay where it has put them
             offload = offload[:1]
     for recompute_policy in policy:
         for recompute_discriminator in opponent:
@@ -176,11 +190,13 @@ def _plan(
     rollout: Rollout | None,
     policy_shape: ModelShape,
     opponent_shape: ModelShape | None,
+    loading_bytes: int,
     gpu_bytes: int,
 ) -> MemoryPlan:
     policy = _Network(
         policy_shape, trained_parameters(stage, policy_shape), savings.recompute_policy, workers
     )
+    engine = policy.engine
     networks = {"policy": policy}
     if opponent_shape is not None:
         recompute = savings.recompute_discriminator
@@ -190,28 +206,33 @@ def _plan(
     offloaded = savings.offload_optimizer
     base = _CONTEXT + sum(n.masters for n in networks.values())
     if not isinstance(stage, SftStage) and stage.kl_coef and not reference_is_within(stage):
-        base += policy.masters
+        # DeepSpeed shards only what it trains: its reference is whole.
+        base += policy.masters if engine == "fsdp2" else 4 * policy_shape.parameters
     resting = 0 if offloaded else sum(n.moments for n in networks.values())
-    if workers.engine == "replicated":  # its gradients are one buffer that stays
+    if engine == "replicated":  # its gradients are one buffer that stays
         resting += sum(n.gradients for n in networks.values())
     tokens = stage.max_tokens_per_pack
     patches = _patches(stage, policy_shape)
     phases: dict[str, int] = {}
+    if engine == "deepspeed-zero3":  # each model is there whole before it is in parts
+        phases["start"] = base + max(n.width * n.shape.parameters for n in networks.values())
     for name, n in networks.items():
-        own = 0 if workers.engine == "replicated" else n.gradients
+        own = 0 if engine == "replicated" else n.gradients
         passes = n.gathered + n.activations(tokens, patches)
         phases[f"{name} update"] = base + resting + own + passes
         if offloaded:
             phases[f"{name} optimizer step"] = base + resting + own + n.moments
     sequences = None
     if rollout is not None and rollout.backend == "inprocess" and not isinstance(stage, SftStage):
-        held = base + resting + policy.width * policy_shape.parameters
+        # The tokens' embedding stays in float32 beside the head.
+        whole = policy.width * policy_shape.parameters + 4 * policy_shape.embedding_parameters
+        held = base + resting + whole
         each = _cache_bytes(stage, policy)
         room = int(_USABLE * gpu_bytes) - held
         sequences = sequences_that_fit(rollout.batch_size, each, room)
         phases["rollouts"] = held + sequences * each
     host = sum(n.moments for n in networks.values()) if offloaded else 0
-    return MemoryPlan(savings, phases, host, gpu_bytes, sequences)
+    return MemoryPlan(savings, phases, host, loading_bytes, gpu_bytes, sequences)
 
 
 def _cache_bytes(stage: AnyStage, policy: _Network) -> int:

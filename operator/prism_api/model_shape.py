@@ -83,9 +83,14 @@ class ModelShape:
         return attention + mlp + 2 * self.hidden
 
     @property
+    def embedding_parameters(self) -> int:
+        """Of the tokens' embedding."""
+        return self.vocabulary * self.hidden
+
+    @property
     def outer_parameters(self) -> int:
         """Everything outside the layers of both towers."""
-        embedding = self.vocabulary * self.hidden
+        embedding = self.embedding_parameters
         head = embedding * (not self.tied) if self.has_head else self.hidden
         return embedding + head + self.hidden + self.vision.outer_parameters
 

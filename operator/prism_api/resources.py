@@ -77,6 +77,12 @@ Saving = Literal["auto", "always", "never"]
 """When to trade time for GPU memory; `auto`: where it would not suffice otherwise."""
 
 
+def engine_in_use(engine: Engine, precision: Precision, world_size: int) -> Engine:
+    """What really holds a model: a process that is alone keeps it whole, unless weights must be
+    cast for each pass."""
+    return "replicated" if world_size == 1 and precision == "fp32" else engine
+
+
 class Workers(Contract):
     """Trainer processes of a stage."""
 

@@ -84,6 +84,7 @@ def _parameters(step: TrainStep, policy: ModelShape, dense: ModelShape | None) -
 def _needed_lines(needed: MemoryPlan) -> Iterator[str]:
     phases = [f"{name} {size / GIB:.1f}" for name, size in needed.phases.items()]
     yield f"  memory     {', '.join(phases)} GiB of {needed.gpu_bytes / GIB:.0f} per GPU"
+    yield f"  loading    {needed.loading_bytes / GIB:.1f} GiB of host memory per process"
     if needed.rollout_sequences is not None:
         yield f"  at once    {needed.rollout_sequences} sequences of the largest length"
     savings = needed.savings

@@ -1,6 +1,6 @@
 """What fits on a GPU: the savings that are chosen, and laws of the arithmetic."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -41,6 +41,29 @@ def test_two_models_with_their_states_do_not_fit_on_one_gpu() -> None:
     states = 16 * (shape("4B").parameters + shape("2B").upcycled(4, 2).parameters)
     assert states > H200
     assert not needed(align(offload_optimizer="never")).fits
+
+
+def test_every_process_reads_its_largest_model_into_host_memory() -> None:
+    """A discriminator is made beside the dense model that it is made of, unless it is there."""
+    policy, dense = shape("4B").parameters, shape("2B").parameters
+    upcycled = shape("2B").upcycled(4, 2)
+    assert needed(SftStage(data=(DATA,)), gpus=8).loading_bytes == 4 * policy
+    assert needed(align(), gpus=8).loading_bytes == 4 * (dense + upcycled.parameters)
+    workers = Workers(gpus_per_replica=8).resolved()
+    mixture = plan_memory(align(), workers, None, shape("4B"), upcycled, H200)
+    assert mixture.loading_bytes == 4 * upcycled.parameters
+
+
+def test_only_zero3_has_a_whole_model_on_a_gpu_before_it_is_in_parts() -> None:
+    """8B and its upcycled discriminator: 24.45 billion parameters are 91 GiB in float32."""
+    start: dict[str, int | None] = {}
+    for engine in get_args(Engine):
+        workers = Workers(gpus_per_replica=8, engine=engine).resolved()
+        plan = plan_memory(align(), workers, None, shape("8B"), shape("8B"), 80 * GIB)
+        start[engine] = plan.phases.get("start")
+    upcycled = shape("8B").upcycled(4, 2).parameters
+    assert 2 * upcycled < (start.pop("deepspeed-zero3") or 0) < 4 * upcycled
+    assert set(start.values()) == {None}
 
 
 def test_with_states_on_the_host_they_do() -> None:
@@ -84,7 +107,16 @@ def test_copies_are_tried_before_layers_are_computed_twice() -> None:
 def test_the_control_has_no_discriminator() -> None:
     workers = Workers(gpus_per_replica=1).resolved()
     plan = plan_memory(align(objective="supervised"), workers, None, shape("4B"), None, H200)
-    assert list(plan.phases) == ["policy update"]
+    assert {phase.split()[0] for phase in plan.phases} == {"policy"}
+
+
+@pytest.mark.parametrize(("wanted", "memory"), [("always", 1000), ("auto", 139)])
+def test_the_controls_states_go_to_the_host_too(wanted: Any, memory: int) -> None:
+    stage = align(objective="supervised", offload_optimizer=wanted)
+    workers = Workers(gpus_per_replica=1).resolved()
+    plan = plan_memory(stage, workers, None, shape("4B"), None, memory * GIB)
+    assert plan.savings == Savings(offload_optimizer=True)
+    assert list(plan.phases) == ["policy update", "policy optimizer step"]
 
 
 def test_the_reference_costs_masters_unless_it_is_the_policy_without_adapters() -> None:
@@ -97,6 +129,18 @@ def test_the_reference_costs_masters_unless_it_is_the_policy_without_adapters() 
     assert peak(kl_coef=0.1, lora=Lora()) == peak(lora=Lora())
     with_tower: dict[str, Any] = {"lora": Lora(), "train_vision_tower": True}
     assert peak(kl_coef=0.1, **with_tower) - peak(**with_tower) == copy
+
+
+def test_the_reference_lies_as_the_engine_lays_it() -> None:
+    """DeepSpeed shards only what it trains."""
+    whole = 4 * shape("4B").parameters
+    expected = {"fsdp2": whole // 8} | dict.fromkeys(get_args(Engine)[1:], whole)
+    for engine in get_args(Engine):
+        peaks = [
+            max(needed(RlvrStage(data=DATA, kl_coef=kl), 8, 1000 * GIB, engine).phases.values())
+            for kl in (0.0, 0.1)
+        ]
+        assert peaks[1] - peaks[0] == expected[engine], engine
 
 
 def test_what_is_trained() -> None:
@@ -120,6 +164,35 @@ def test_generation_in_the_trainer_holds_whole_weights_and_a_cache() -> None:
     # Keys and values of 8 heads of 128 in 36 layers, in bfloat16: 144 KiB per token.
     assert rollouts[1] - rollouts[0] == 2048 * 144 * 1024
     assert "rollouts" not in needed(stage, rollout=Rollout(backend="vllm")).phases
+
+
+def test_the_rollouts_embedding_is_in_float32() -> None:
+    """Beside the weights of a pass and one sequence's cache, in the plan of a stage of its own."""
+    stage = RlvrStage(data=DATA, max_prompt_tokens=1024, max_response_tokens=1024)
+    policy, one = shape("4B"), Rollout(backend="inprocess", batch_size=1)
+    masters_and_moments, cache = 12 * policy.parameters, 2048 * 144 * 1024
+    embedding = 4 * 151_936 * 2560
+    assert needed(stage, rollout=one).phases["rollouts"] == (
+        3 * GIB + masters_and_moments + 2 * policy.parameters + embedding + cache
+    )
+
+
+@pytest.mark.parametrize("engine", get_args(Engine))
+def test_alone_in_float32_every_engine_is_the_one_that_keeps_everything_whole(engine: Any) -> None:
+    """It has its gradients in one buffer that stays."""
+    stage, rollout = RlvrStage(data=DATA), Rollout(backend="inprocess")
+    plans = [
+        plan_memory(
+            stage,
+            Workers(gpus_per_replica=1, engine=name, precision="fp32").resolved(),
+            rollout,
+            shape("2B"),
+            None,
+            H200,
+        )
+        for name in ("replicated", engine)
+    ]
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.parametrize(("memory", "sequences"), [(400, 256), (139, 128), (1, 1)])

@@ -142,7 +142,7 @@ def main() -> int:
 
 def _rivals(arguments: argparse.Namespace, inputs: Path) -> Rivals:
     folder = arguments.model or inputs / "model"
-    loaded = load_policy(f"file://{folder.absolute()}", False, torch.device("cpu"))
+    loaded = load_policy(f"file://{folder.absolute()}", False)
     encoder = Encoder(loaded.processor, loaded.model.config.image_token_id)
     data = Dataset([DataSource(uri=f"file://{inputs.absolute()}/heldout.parquet")], "truth")
     prompts = encoder.prompts([data[i] for i in range(arguments.prompts)])

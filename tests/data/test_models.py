@@ -26,7 +26,7 @@ def folder(digits_folder: Path, tmp_path: Path) -> Path:
 
 
 def loaded(folder: Path) -> LoadedModel:
-    return load_policy(file_uri(folder), True, torch.device("cpu"))
+    return load_policy(file_uri(folder), True)
 
 
 def test_a_whole_model_is_loaded_with_its_own_weights(folder: Path) -> None:

@@ -5,11 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_builders import build_model, packed
 from prism_api.errors import SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.resources import Workers
 from prism_trainer import distributed
-from prism_trainer.distributed import device_of
+from prism_trainer.distributed import Ranks, device_of
+from prism_trainer.engine.policy import Policy
 
 COUNTS = st.integers(1, 8)
 
@@ -63,3 +65,12 @@ def test_too_few_gpus_are_refused_with_their_numbers(monkeypatch: pytest.MonkeyP
         "workers.gpusPerReplica: replicas 2 x gpusPerReplica 2: 4 GPUs are needed here, this "
         "machine has 0; ask for fewer, or for gpusPerReplica: 0 to train on the CPU"
     )
+
+
+def test_an_engine_takes_a_model_from_host_memory_to_its_device() -> None:
+    """Whoever loads a model leaves it there, for a device may only have room for a part of it."""
+    model = packed(build_model())
+    assert {tensor.device.type for tensor in model.buffers()} == {"cpu"}
+    Policy(model, Ranks(device=torch.device("meta")), "fp32", 100)
+    for tensors in (model.parameters(), model.buffers()):
+        assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -1,6 +1,6 @@
 """Two processes compute what one does, under every engine, however uneven their shares are.
 
-float32; the cases and their shares are in `engine_cases`.
+In float32 to rounding, in bfloat16 roughly; the cases and their shares are in `engine_cases`.
 """
 
 import os
@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 import engines_under_torchrun
-from engine_cases import CASES, Outcome
+from engine_cases import CASES, IN_HALF_PRECISION, Outcome
 from prism_trainer.distributed import Ranks
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,8 @@ ENGINES = [
     pytest.param("deepspeed-zero3", marks=pytest.mark.references),
 ]
 TOLERANCE = 1e-5
+HALF_TOLERANCE = 0.05
+"""Engines round in other places."""
 
 
 @cache
@@ -55,15 +58,29 @@ def by_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_two_processes_compute_what_one_does(case: str, by_two: Path) -> None:
     two: Outcome = torch.load(by_two / f"{case}.pt", weights_only=False)
     one = by_one(case)
-    assert two.losses == pytest.approx(one.losses, abs=TOLERANCE, rel=TOLERANCE)
-    assert two.norms == pytest.approx(one.norms, abs=TOLERANCE, rel=TOLERANCE)
-    assert_close(two.gradients, one.gradients, TOLERANCE)
+    tolerance = HALF_TOLERANCE if case in IN_HALF_PRECISION else TOLERANCE
+    assert two.losses == pytest.approx(one.losses, abs=tolerance, rel=tolerance)
+    assert two.norms == pytest.approx(one.norms, abs=tolerance, rel=tolerance)
+    if case in IN_HALF_PRECISION:
+        assert direction(two.gradients, one.gradients) > 0.99
+    else:
+        assert_close(two.gradients, one.gradients, tolerance)
     # Adam turns the rounding of a gradient next to 0 into a visible step.
-    assert_close(two.weights, one.weights, 1e-4)
+    assert_close(two.weights, one.weights, max(tolerance, 1e-4))
     assert two.values.keys() == one.values.keys()
     for name, value in one.values.items():
-        torch.testing.assert_close(two.values[name], value, msg=name)
+        if isinstance(value, bool):
+            assert two.values[name] is value is True, name
+        else:
+            torch.testing.assert_close(two.values[name], value, msg=name)
     assert one.gradients or one.values
+
+
+def direction(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """Cosine between all gradients together."""
+    assert ours.keys() == theirs.keys()
+    whole = (torch.cat([x[name].double().flatten() for name in theirs]) for x in (ours, theirs))
+    return float(cosine_similarity(*whole, dim=0))
 
 
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:

@@ -37,7 +37,6 @@ from prism_trainer.rollouts import Request, SamplingParams
 from prism_trainer.stages.sft import supervised_update
 from prism_trainer.tensor_files import write_model
 
-CPU = torch.device("cpu")
 KINDS = {"dense": {}, "dense tied": {"tied": True}, "mixture": {"mixture": True}}
 WEIGHTS = "model.safetensors"
 
@@ -106,7 +105,7 @@ def test_a_published_checkpoint_is_loaded_as_it_is(
 ) -> None:
     folder = saved(model, processor, tmp_path / "model", max_bytes)
     assert (folder / WEIGHTS).exists() == (max_bytes > 1000)
-    assert_same(load_policy(file_uri(folder), True, CPU).model, model)
+    assert_same(load_policy(file_uri(folder), True).model, model)
 
 
 def test_experts_as_transformers_writes_them_are_loaded_too(
@@ -116,7 +115,7 @@ def test_experts_as_transformers_writes_them_are_loaded_too(
     mixture.save_pretrained(folder)
     names = [name for name in load_file(folder / WEIGHTS) if name.endswith("gate_up_proj")]
     assert load_file(folder / WEIGHTS)[names[0]].shape == (4, 48, 32)
-    assert_same(load_policy(file_uri(folder), True, CPU).model, mixture)
+    assert_same(load_policy(file_uri(folder), True).model, mixture)
 
 
 def test_experts_that_lie_now_this_way_now_that_are_refused(
@@ -176,7 +175,7 @@ def test_what_was_trained_is_what_transformers_loads(
 ) -> None:
     folder = saved(model, processor, tmp_path / "before")
     before = published_tensors(model)
-    policy = Policy(load_policy(file_uri(folder), train_tower, CPU).model, Ranks(), "fp32", 100)
+    policy = Policy(load_policy(file_uri(folder), train_tower).model, Ranks(), "fp32", 100)
     policy.start_training(Optimization(learning_rate=1e-3), 1)
     supervised_update(context_of(policy), build_groups(), 0)
 

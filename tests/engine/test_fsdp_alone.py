@@ -15,7 +15,9 @@ from prism_api import stages
 from prism_api.optimization import Optimization
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.fsdp import FullySharded
+from prism_trainer.engine.lora import add_adapters
 from prism_trainer.engine.policy import Network, StepReport
+from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.stages.sft import supervised_update
 
 SETTINGS = Optimization(learning_rate=1e-3, grad_clip=0.0)
@@ -49,6 +51,25 @@ def adversarial_step(half: bool | None) -> tuple[StepReport, dict[str, Tensor]]:
     return report, first_moments(network)
 
 
+def adapted_step(recompute: bool, sharded: bool) -> tuple[StepReport, dict[str, Tensor]]:
+    """One step of adapters with dropout."""
+    model = build_model()
+    model.model.visual.requires_grad_(False)
+    add_adapters(model, stages.Lora(rank=4, dropout=0.3), seed=3)
+    policy = build_policy(model, 60)
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if name.endswith("lora_b"):
+                parameter.copy_(0.1 * torch.ones_like(parameter).cumsum(0).sin())
+    if recompute:
+        checkpoint_layers(policy.model)
+    if sharded:
+        policy.sharding = FullySharded(policy.model, False, Ranks())
+    policy.start_training(SETTINGS, 1)
+    report, _ = supervised_update(context_of(policy), build_groups(), 0)
+    return report, first_moments(policy)
+
+
 def first_moments(network: Network) -> dict[str, Tensor]:
     """A tenth of the gradients."""
     assert network.optimizer is not None
@@ -66,6 +87,19 @@ def test_alone_in_full_precision_nothing_changes(kind: str) -> None:
     assert ours.loss == theirs.loss
     assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-6)
     assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_adapters_drop_the_same_under_recomputation_and_fsdp(
+    recompute: bool, sharded: bool
+) -> None:
+    ours, gradients = adapted_step(recompute, sharded)
+    theirs, expected = adapted_step(False, False)
+    assert ours.loss == theirs.loss
+    assert gradients.keys() == expected.keys() != set()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-8, msg=name)
 

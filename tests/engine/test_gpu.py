@@ -41,7 +41,7 @@ def gpu() -> Ranks:
 
 
 def policy_of(precision: Precision, offload: bool = False, recompute: bool = False) -> Policy:
-    model = packed(build_model()).train().cuda()
+    model = packed(build_model()).train()
     if recompute:
         checkpoint_layers(model)
     policy = Policy(model, gpu(), precision, 60, "fsdp2")
@@ -98,7 +98,7 @@ def test_recomputed_layers_change_next_to_nothing() -> None:
 def test_the_discriminator_plays_in_half_precision() -> None:
     def losses(ranks: Ranks, precision: Precision) -> list[float]:
         settings = stages.Discriminator(load_balance_coef=0.1)
-        model = decided(upcycle(build_model(), settings, 4)).train().to(ranks.device)
+        model = decided(upcycle(build_model(), settings, 4)).train()
         network = Discriminator(model, settings, ranks, precision, 120, "fsdp2")
         network.start_training(Optimization(learning_rate=1e-3), STEPS)
         batch = build_comparisons()

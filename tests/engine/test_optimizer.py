@@ -77,9 +77,9 @@ def trained(net: nn.Module) -> list[nn.Parameter]:
     return [p for p in net.parameters() if p.requires_grad]
 
 
-def optimizer_of(net: nn.Module, settings: Optimization) -> Optimizer:
+def optimizer_of(net: nn.Module, settings: Optimization, offload: bool = False) -> Optimizer:
     parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    return Optimizer(FlatGradients(parameters, Ranks()), settings, 8)
+    return Optimizer(FlatGradients(parameters, Ranks()), settings, 8, offload)
 
 
 def loss_at(net: nn.Module, step: int) -> Tensor:
@@ -172,3 +172,22 @@ def test_a_number_that_is_not_finite_stops_the_step_and_changes_nothing(
     assert moments
     for key, source in optimizer.state().items():
         assert torch.equal(moments[key], source.read())
+
+
+def test_a_run_on_the_cpu_leaves_its_states_there_whatever_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def weights(offload: bool) -> list[Tensor]:
+        net = Net()
+        with monkeypatch.context() as machine:
+            machine.setattr(torch.cuda, "is_available", lambda: True)
+            optimizer = optimizer_of(net, Optimization(learning_rate=1e-2), offload)
+        for number in range(3):
+            optimizer.zero_grad()
+            loss_at(net, number).backward()
+            optimizer.step(number, 0.0)
+        assert optimizer.state()
+        return [p.detach() for p in net.parameters()]
+
+    for before, after in zip(weights(offload=False), weights(offload=True), strict=True):
+        assert torch.equal(before, after)

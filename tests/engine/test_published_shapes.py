@@ -65,7 +65,7 @@ def meta_policy(shape: ModelShape, lora: Lora | None = None) -> Policy:
         model: Any = Qwen3VLForConditionalGeneration(config_of(shape))
     if lora is not None:
         add_adapters(model, lora, seed=0)
-    return Policy(model, Ranks(), "fp32", 100)
+    return Policy(model, Ranks(device=torch.device("meta")), "fp32", 100)
 
 
 @pytest.mark.parametrize("size", COUNTS)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from prism_trainer.engine import head
 from prism_trainer.engine.head import token_logprobs
@@ -84,3 +85,23 @@ def test_huge_logits_stay_finite() -> None:
     assert entropy.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     assert hidden.grad is not None
     assert hidden.grad.isfinite().all()
+
+
+def test_a_frozen_head_costs_no_gradient_of_its_weight() -> None:
+    """Logits and the gradient of the hidden states are left: two products of three."""
+
+    def backward(is_frozen: bool) -> tuple[Tensor | None, Tensor | None, int]:
+        hidden, weight, targets = inputs()
+        weight.requires_grad_(not is_frozen)
+        logprobs, _ = token_logprobs(hidden, weight, targets)
+        with FlopCounterMode(display=False) as counter:
+            logprobs.sum().backward()
+        return hidden.grad, weight.grad, counter.get_total_flops()
+
+    expected, _, flops = backward(is_frozen=False)
+    found, nothing, fewer = backward(is_frozen=True)
+    assert nothing is None
+    assert found is not None
+    assert expected is not None
+    assert torch.equal(found, expected)
+    assert fewer == flops * 2 / 3 > 0

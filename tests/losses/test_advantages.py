@@ -139,3 +139,13 @@ def test_centred_rewards_are_the_normalised_ones_times_their_deviation(
 def test_equal_rewards_centre_to_exactly_zero_and_a_single_one_stays() -> None:
     assert group_centre(torch.full((1, 7), 0.1, dtype=torch.float64)).tolist() == [[0.0] * 7]
     assert group_centre(torch.tensor([[0.7]], dtype=torch.float64)).item() == 0.7
+
+
+def test_the_format_penalty_is_subtracted_in_float64() -> None:
+    scores = torch.tensor([[[0.3, 0.1], [0.2, 0.5], [0.0, 0.0]]], dtype=torch.float64)
+    valid = torch.tensor([[True, True, False]])
+    free, paid = (
+        alignment_advantages(scores, valid, (0.5, 0.5), penalty, "per_component")
+        for penalty in (0.0, 0.1)
+    )
+    assert (free - paid).tolist() == [[0.0, 0.0, pytest.approx(0.1, abs=1e-15)]]

@@ -46,6 +46,7 @@ def test_alignment_on_one_gpu_says_what_goes_to_the_host() -> None:
     assert "optimizer states on the host (72.5 GiB per process)" in saving
     _, memory, _ = lines_of(changes, "memory")
     assert memory.endswith("GiB of 139 per GPU")
+    assert lines_of(changes, "loading")[1] == "loading    27.7 GiB of host memory per process"
     assert "policy update" in memory
     assert "discriminator optimizer step" in memory
     assert lines_of(changes, "warning") == []

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,6 +22,7 @@ from losses_by_split import CORRECTED, LOSSES, Loss, context_of, gradients_of_st
 from model_builders import build_groups, build_model, packed
 from prism_api import stages
 from prism_api.algorithms import resolve_rlvr
+from prism_api.errors import NonFiniteLoss
 from prism_api.optimization import Optimization
 from prism_api.resources import DataSource, Engine
 from prism_store.checkpoints import read_checkpoint
@@ -29,7 +31,7 @@ from prism_trainer.discriminator.discriminator import Discriminator
 from prism_trainer.discriminator.model import upcycle
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.lora import add_adapters
-from prism_trainer.engine.packing import Group, Prompt
+from prism_trainer.engine.packing import Group, Pack, Prompt
 from prism_trainer.engine.policy import Network, Policy, StepReport
 from prism_trainer.engine.sharding import checkpoint_layers
 from prism_trainer.generation.generator import InProcessGenerator
@@ -57,8 +59,8 @@ class Outcome:
     """Of the first step."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     """After the last step."""
-    values: dict[str, Tensor] = field(default_factory=dict)
-    """Whatever else must be equal."""
+    values: dict[str, Tensor | bool] = field(default_factory=dict)
+    """Whatever else must be equal; flags among them are true."""
 
     def after(self, network: Network, report: StepReport) -> None:
         """Note a step."""
@@ -95,35 +97,29 @@ def build_policy(engine: Engine, ranks: Ranks, recompute: bool = False) -> Polic
     return Policy(model, ranks, "fp32", MAX_TOKENS, engine)
 
 
-def supervised(engine: Engine, ranks: Ranks) -> Outcome:
-    """Cross-entropy; packs are uneven and one process has no image."""
-    policy, outcome = build_policy(engine, ranks), Outcome()
-    policy.start_training(SETTINGS, STEPS)
-    for step in range(STEPS):
-        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
-        outcome.after(policy, report)
-    return outcome
-
-
-def recomputed(engine: Engine, ranks: Ranks) -> Outcome:
-    """The same with layers that are recomputed in the backward pass."""
-    policy, outcome = build_policy(engine, ranks, recompute=True), Outcome()
-    policy.start_training(SETTINGS, STEPS)
-    for step in range(STEPS):
-        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
-        outcome.after(policy, report)
-    return outcome
-
-
-def mixture(engine: Engine, ranks: Ranks) -> Outcome:
-    """The same of a mixture of experts."""
-    policy = Policy(packed(build_model(mixture=True)).train(), ranks, "fp32", MAX_TOKENS, engine)
+def _supervised_steps(policy: Policy, ranks: Ranks) -> Outcome:
     policy.start_training(SETTINGS, STEPS)
     outcome = Outcome()
     for step in range(STEPS):
         report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
         outcome.after(policy, report)
     return outcome
+
+
+def supervised(engine: Engine, ranks: Ranks) -> Outcome:
+    """Cross-entropy; packs are uneven and one process has no image."""
+    return _supervised_steps(build_policy(engine, ranks), ranks)
+
+
+def recomputed(engine: Engine, ranks: Ranks) -> Outcome:
+    """The same with layers that are recomputed in the backward pass."""
+    return _supervised_steps(build_policy(engine, ranks, recompute=True), ranks)
+
+
+def mixture(engine: Engine, ranks: Ranks) -> Outcome:
+    """The same of a mixture of experts."""
+    model = packed(build_model(mixture=True)).train()
+    return _supervised_steps(Policy(model, ranks, "fp32", MAX_TOKENS, engine), ranks)
 
 
 def supervised_by_one(engine: Engine, ranks: Ranks) -> Outcome:
@@ -140,13 +136,7 @@ def frozen_tower(engine: Engine, ranks: Ranks) -> Outcome:
     """Only the language model is trained."""
     model = packed(build_model())
     model.model.visual.requires_grad_(False)
-    policy = Policy(model, ranks, "fp32", MAX_TOKENS, engine)
-    policy.start_training(SETTINGS, STEPS)
-    outcome = Outcome()
-    for step in range(STEPS):
-        report, _ = supervised_update(context_of(policy), share_of_groups(ranks), step)
-        outcome.after(policy, report)
-    return outcome
+    return _supervised_steps(Policy(model, ranks, "fp32", MAX_TOKENS, engine), ranks)
 
 
 def reinforced(engine: Engine, ranks: Ranks) -> Outcome:
@@ -276,6 +266,84 @@ def _shows(prompt: Prompt) -> bool:
     return bool(prompt.grids)
 
 
+class _Broken(torch.autograd.Function):
+    """A finite loss whose gradient is not."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * torch.inf
+
+
+def not_finite(engine: Engine, ranks: Ranks) -> Outcome:
+    """A gradient that is not finite in the first process stops the step in all, and leaves the
+    weights that the step before has made."""
+    policy, outcome = build_policy(engine, ranks), Outcome()
+    policy.start_training(SETTINGS, STEPS)
+    groups = share_of_groups(ranks)
+    outcome.after(policy, supervised_update(context_of(policy), groups, 0)[0])
+
+    def loss_of(_: int, pack: Pack) -> Tensor:
+        loss = -policy.logprobs(pack)[0].sum() / 100
+        broken: Tensor = _Broken.apply(loss)  # type: ignore[no-untyped-call]
+        return broken if ranks.is_first else loss
+
+    with pytest.raises(NonFiniteLoss, match="weights are unchanged"):
+        policy.update(policy.packs(groups), loss_of, 1)
+    after = {name: _copy(source) for name, source in policy.weights().items()}
+    outcome.values = {n: torch.equal(t, outcome.weights[n]) for n, t in after.items()}
+    return outcome
+
+
+def half_precision(engine: Engine, ranks: Ranks) -> Outcome:
+    """Cross-entropy in bfloat16 with a frozen tower, which must come out as it went in."""
+    model = packed(build_model()).train()
+    model.model.visual.requires_grad_(False)
+    outcome = _supervised_steps(Policy(model, ranks, "bf16", MAX_TOKENS, engine), ranks)
+    outcome.values = {n: t for n, t in outcome.weights.items() if ".visual." in n}
+    return outcome
+
+
+def adapted_in_half_precision(engine: Engine, ranks: Ranks) -> Outcome:
+    """Adapters in bfloat16; what leaves the trainer are the float32 weights with them merged, also
+    after a resume."""
+    outcome = Outcome()
+    policy = _with_adapters(engine, ranks)
+    outcome.after(policy, supervised_update(context_of(policy), share_of_groups(ranks), 0)[0])
+    saved = {name: _copy(source) for name, source in policy.trained_weights().items()}
+    resumed = _with_adapters(engine, ranks)
+    resumed.load_weights(saved)
+    again = {name: _copy(source) for name, source in resumed.weights().items()}
+    outcome.values = {n: torch.equal(t, outcome.weights[n]) for n, t in again.items()}
+    outcome.values |= {n: t for n, t in outcome.weights.items() if not n.endswith("_proj.weight")}
+    return outcome
+
+
+def _with_adapters(engine: Engine, ranks: Ranks) -> Policy:
+    model = packed(build_model()).train()
+    model.model.visual.requires_grad_(False)
+    add_adapters(model, stages.Lora(rank=2), seed=3)
+    policy = Policy(model, ranks, "bf16", MAX_TOKENS, engine)
+    policy.start_training(SETTINGS, STEPS)
+    return policy
+
+
+def adversarial_in_half_precision(engine: Engine, ranks: Ranks) -> Outcome:
+    """Scores and updates of the discriminator in bfloat16."""
+    settings = stages.Discriminator(routing="segment", load_balance_coef=0.1)
+    model = decided(upcycle(build_model(), settings, 4)).train()
+    network = Discriminator(model, settings, ranks, "bf16", 90, engine)
+    network.start_training(SETTINGS, STEPS)
+    batch = share(build_comparisons(), lambda c: bool(c.prompt.grids), ranks)
+    outcome = Outcome()
+    for step in range(STEPS):
+        outcome.after(network, network.train_on(batch, network.score(batch), step))
+    return outcome
+
+
 def published(engine: Engine, ranks: Ranks) -> Outcome:
     """What rollout servers are given: adapters merged, after a step."""
     lora = stages.Lora(rank=2)
@@ -303,6 +371,11 @@ def split(loss: Loss, packs: int, engine: Engine, ranks: Ranks) -> Outcome:
     return Outcome(gradients=loss(engine, ranks, packs if ranks.world_size > 1 else 1))
 
 
+IN_HALF_PRECISION: dict[str, Case] = {
+    "half precision": half_precision,
+    "adapted in half precision": adapted_in_half_precision,
+    "adversarial in half precision": adversarial_in_half_precision,
+}
 CASES: dict[str, Case] = {
     "supervised": supervised,
     "recomputed": recomputed,
@@ -316,6 +389,8 @@ CASES: dict[str, Case] = {
     "adversarial": adversarial,
     "generated": generated,
     "published": published,
+    "not finite": not_finite,
+    **IN_HALF_PRECISION,
     **{
         f"{name} in {packs}": partial(split, loss, packs)
         for name, loss in LOSSES.items()

@@ -56,7 +56,7 @@ def alignment_advantages(
         advantages = group_normalise(weights[0] * caption + weights[1] * reasoning)
     else:
         advantages = weights[0] * group_normalise(caption) + weights[1] * group_normalise(reasoning)
-    return advantages - format_penalty * (~valid)
+    return advantages - format_penalty * (~valid).to(advantages)
 
 
 def _pin_invalid(scores: Tensor, valid: Tensor) -> Tensor:

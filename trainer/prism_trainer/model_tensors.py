@@ -26,6 +26,12 @@ def is_experts(name: str) -> bool:
     return name.endswith(_EXPERTS)
 
 
+def turns(name: str, shape: Shape) -> bool:
+    """Whether a tensor lies otherwise in files than in memory. Experts do, but for square ones:
+    transformers tells the layouts apart by the shape alone."""
+    return is_experts(name) and shape[1] != shape[2]
+
+
 def transposed(shape: Shape) -> Shape:
     """Of experts in the other layout."""
     return shape[0], shape[2], shape[1]

@@ -27,7 +27,7 @@ from prism_api.uris import local_path, scheme
 from prism_trainer.engine.attention import use_packed_attention
 from prism_trainer.engine.sources import TensorSource
 from prism_trainer.model_headers import check_model
-from prism_trainer.model_tensors import DENSE, MIXTURE, is_experts, transposed
+from prism_trainer.model_tensors import DENSE, MIXTURE, transposed, turns
 from prism_trainer.tensor_files import TensorFiles, write_model
 
 _CLASSES = {DENSE: Qwen3VLForConditionalGeneration, MIXTURE: Qwen3VLMoeForConditionalGeneration}
@@ -54,8 +54,9 @@ def model_folder(uri: str) -> Path:
         raise DataError(f"{uri}: cannot be fetched from the hub ({error})") from None
 
 
-def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> LoadedModel:
-    """A Qwen3-VL, dense or a mixture of experts, with packed attention, ready to be trained.
+def load_policy(uri: str, train_vision_tower: bool) -> LoadedModel:
+    """A Qwen3-VL, dense or a mixture of experts, with packed attention, ready to be trained; in
+    host memory, from where an engine takes it.
 
     Raises DataError if it cannot be read, or is not whole.
     """
@@ -67,7 +68,7 @@ def load_policy(uri: str, train_vision_tower: bool, device: torch.device) -> Loa
         raise DataError(f"{uri}: cannot be loaded as a Qwen3-VL ({error})") from None
     use_packed_attention(model)
     model.model.visual.requires_grad_(train_vision_tower)
-    return LoadedModel(model.to(device).train(), processor, folder)
+    return LoadedModel(model.train(), processor, folder)
 
 
 def _load(folder: Path) -> PreTrainedModel:
@@ -91,7 +92,7 @@ class ExportedWeights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._files[name]
-        return tensor.transpose(1, 2) if is_experts(name) else tensor
+        return tensor.transpose(1, 2) if turns(name, tensor.shape) else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -102,7 +103,7 @@ class ExportedWeights(Mapping[str, Tensor]):
 
 def published(weights: Mapping[str, TensorSource]) -> dict[str, TensorSource]:
     """A model's weights as its files have them."""
-    return {n: _transposed(w) if is_experts(n) else w for n, w in weights.items()}
+    return {n: _transposed(w) if turns(n, w.shape) else w for n, w in weights.items()}
 
 
 def _transposed(source: TensorSource) -> TensorSource:

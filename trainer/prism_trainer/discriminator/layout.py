@@ -7,37 +7,21 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
+from prism_trainer import models
 from prism_trainer.discriminator.start import HEAD
 from prism_trainer.engine.sources import TensorSource
+from prism_trainer.model_tensors import turns
 
 _OWN_TOWER, _TOWER = "tower.", "model."
-_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 
 
 def published(weights: Mapping[str, TensorSource]) -> dict[str, TensorSource]:
-    """The tensors of a `DiscriminatorModel` as published checkpoints have them.
-
-    transformers holds experts as [experts, out, in], checkpoints have [experts, in, out].
-    """
-    return {_published_name(name): _turned_source(name, s) for name, s in weights.items()}
+    """The tensors of a `DiscriminatorModel` as published checkpoints have them."""
+    return models.published({_published_name(name): s for name, s in weights.items()})
 
 
 def _published_name(name: str) -> str:
     return HEAD if name == "head.weight" else _TOWER + name.removeprefix(_OWN_TOWER)
-
-
-def _turned_source(name: str, source: TensorSource) -> TensorSource:
-    if not _turns(name, source.shape):
-        return source
-    experts, rows, columns = source.shape
-    shape = (experts, columns, rows)
-    return TensorSource(shape, source.dtype, lambda: source.read().transpose(1, 2))
-
-
-def _turns(name: str, shape: tuple[int, ...]) -> bool:
-    """transformers tells the layouts apart by the shape alone, so a square expert stays as it
-    is."""
-    return name.endswith(_EXPERTS) and shape[1] != shape[2]
 
 
 class OwnTensors(Mapping[str, Tensor]):
@@ -48,7 +32,7 @@ class OwnTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._tensors[_published_name(name)]
-        return tensor.transpose(1, 2) if _turns(name, tuple(tensor.shape)) else tensor
+        return tensor.transpose(1, 2) if turns(name, tensor.shape) else tensor
 
     def __iter__(self) -> Iterator[str]:
         for name in self._tensors:

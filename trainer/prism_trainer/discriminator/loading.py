@@ -1,6 +1,5 @@
 """A discriminator from a checkpoint: dense and upcycled here, or a mixture already."""
 
-import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
@@ -13,7 +12,7 @@ from prism_trainer.models import load_policy, model_folder
 
 
 def load_discriminator(uri: str, settings: Discriminator, seed: int) -> DiscriminatorModel:
-    """The discriminator that a model gives, on the CPU in float32.
+    """The discriminator that a model gives, in host memory in float32.
 
     Raises SpecError for a model that does not suit the settings, DataError for one
     that cannot be read.
@@ -25,7 +24,7 @@ def load_discriminator(uri: str, settings: Discriminator, seed: int) -> Discrimi
     if problems:
         raise SpecError(problems, uri)
     if config.model_type != MIXTURE:
-        return upcycle(load_policy(uri, True, torch.device("cpu")).model, settings, seed)
+        return upcycle(load_policy(uri, True).model, settings, seed)
     try:
         return load_mixture(folder, settings, seed)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

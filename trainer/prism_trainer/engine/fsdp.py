@@ -25,6 +25,7 @@ T = TypeVar("T")
 class FullySharded:
     """Every layer of text and vision is one unit of communication, all the rest is another.
 
+    A model comes in host memory; a device has one unit of it whole at a time, to divide it.
     Masters are float32; in half precision the units are gathered in bfloat16 and gradients are
     reduced in float32.
     """

@@ -46,11 +46,12 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return torch.cat(logprobs), entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         grad_logprob, grad_entropy = grads
         hidden, weight, targets, lse, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        is_trained = ctx.needs_input_grad[1]
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if is_trained else None
         cast = weight.to(hidden.dtype)
         for start in range(0, len(hidden), ctx.rows):
             part = slice(start, start + ctx.rows)
@@ -62,8 +63,11 @@ class _ChunkedLogprobs(torch.autograd.Function):
             d_logits.scatter_add_(1, targets[part, None], g)
             d_logits *= ctx.inverse_temperature
             grad_hidden[part] = d_logits.to(cast.dtype) @ cast
-            grad_weight += (d_logits.to(cast.dtype).T @ hidden[part]).float()
-        return grad_hidden, grad_weight.to(weight.dtype), None, None
+            if grad_weight is not None:
+                grad_weight += (d_logits.to(cast.dtype).T @ hidden[part]).float()
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None
 
 
 def token_logprobs(

@@ -84,8 +84,8 @@ class Optimizer:
     ) -> None:
         self.settings, self.total_steps = settings, total_steps
         self._gradients = gradients
-        slots = gradients.slots.values()
-        self._host = HostStates() if offload else None
+        slots = list(gradients.slots.values())
+        self._host = HostStates(slots[0].device) if offload else None
         groups = [
             {"params": [p for p in slots if p.dim() >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in slots if p.dim() < 2], "weight_decay": 0.0},

@@ -128,7 +128,10 @@ class Network:
     def pack(self, groups: Sequence[Group]) -> Pack:
         """One pack for this network's device and precision."""
         filler = image_filler(self._config) if self.sharding.in_step else None
-        return build_pack(groups, self.ranks.device, self.half_precision, filler)
+        device = self.ranks.device
+        # The kernel for variable lengths is a GPU's, in half precision.
+        varlen = self.half_precision and device.type == "cuda"
+        return build_pack(groups, device, varlen, filler)
 
     @property
     def _config(self) -> Any:

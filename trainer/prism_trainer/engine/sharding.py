@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prism_api.optimization import Optimization
-from prism_api.resources import Engine
+from prism_api.resources import Engine, engine_in_use
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.gradients import FlatGradients
 from prism_trainer.engine.optimizer import Optimizer, Stepper
@@ -68,7 +68,7 @@ class Replicated:
     casts = False
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        self._model, self._ranks = model, ranks
+        self._model, self._ranks = model.to(ranks.device), ranks
 
     def run(self, function: Callable[[Any], T]) -> T:
         """See Sharding."""
@@ -127,12 +127,14 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 
 def shard(model: nn.Module, engine: Engine, half_precision: bool, ranks: Ranks) -> Sharding:
-    """Lay a model out as the engine does.
+    """Lay a model out as the engine does, on the process's device.
 
+    It comes in host memory: a device may have no room for all that is going to be in parts.
     A process that is alone keeps it whole, unless weights must be cast for each pass: then FSDP
     does that layer by layer, where autocast would keep a second copy of them all.
     """
-    if engine == "replicated" or (ranks.world_size == 1 and not half_precision):
+    engine = engine_in_use(engine, "bf16" if half_precision else "fp32", ranks.world_size)
+    if engine == "replicated":
         return Replicated(model, ranks)
     if engine != "fsdp2":
         from prism_trainer.engine.zero import Zero

@@ -42,10 +42,13 @@ class Zero:
 
     def __init__(self, model: nn.Module, stage: int, half_precision: bool, ranks: Ranks) -> None:
         self._model, self._stage, self._ranks = model, stage, ranks
+        self._device = ranks.device
         self._half_precision = half_precision
         self._pass = Pass(model)
         self._engine: Any = None
         self.parameters = dict(model.named_parameters())
+        self._frozen: dict[str, Tensor] = {}
+        """Float32 masters of what is not trained, in host memory; DeepSpeed has none of these."""
 
     def run(self, function: Callable[[Any], T]) -> T:
         """See Sharding."""
@@ -74,13 +77,15 @@ class Zero:
             deepspeed.zero.register_external_parameter(self._pass, head.weight)
         masters: dict[str, Tensor] = {}
         if self._half_precision:
-            masters = {n: p.detach().to("cpu", copy=True) for n, p in self.parameters.items()}
+            masters = {name: p.detach() for name, p in self.parameters.items()}
         self._engine, *_ = deepspeed.initialize(
             model=self._pass,
             optimizer=torch.optim.AdamW([g for g in groups if g["params"]], fused=True),
             config=self._config(),
         )
-        if masters:  # DeepSpeed's own are made of weights that it has rounded
+        # DeepSpeed's own are made of weights that it has rounded.
+        self._frozen = {n: t for n, t in masters.items() if not self.parameters[n].requires_grad}
+        if masters:
             self.load_weights(masters)
 
     def _config(self) -> dict[str, Any]:
@@ -101,11 +106,14 @@ class Zero:
 
     def weights(self) -> dict[str, TensorSource]:
         """See Sharding."""
-        return {name: self._source(p) for name, p in self.parameters.items()}
+        return {name: self._source(name, p) for name, p in self.parameters.items()}
 
-    def _source(self, parameter: nn.Parameter) -> TensorSource:
+    def _source(self, name: str, parameter: nn.Parameter) -> TensorSource:
         if self._engine is None:
             return source_of(parameter)
+        if name in self._frozen:
+            master = self._frozen[name]
+            return TensorSource(tuple(master.shape), master.dtype, partial(master.to, self._device))
         read = safe_get_full_fp32_param if parameter.requires_grad else _gathered
         return TensorSource(_shape(parameter), torch.float32, partial(read, parameter))
 
@@ -114,9 +122,11 @@ class Zero:
         check_names(self.parameters, weights)
         for name, tensor in weights.items():
             parameter = self.parameters[name]
-            value = tensor.to(self._ranks.device)
+            value = tensor.to(self._device)
             with torch.no_grad(), _whole(parameter, modified=True):
                 parameter.copy_(value)
+            if name in self._frozen:
+                self._frozen[name].copy_(tensor)
             if parameter.requires_grad and self._engine is not None:
                 safe_set_full_fp32_param(parameter, value)
 

@@ -74,7 +74,7 @@ class AlignProgram(Stateless):
         settings, context = self._settings.discriminator, self._context
         uri = settings.model.uri if settings.model else context.initial_model
         model = load_discriminator(uri, settings, context.config.seed)
-        model = model.to(context.ranks.device).train()
+        model.train()
         if context.savings.recompute_discriminator:
             checkpoint_layers(model)
         workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack

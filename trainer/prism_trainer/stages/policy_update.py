@@ -82,7 +82,7 @@ class PolicyUpdate:
     def _load_reference(self) -> Policy:
         """The stage's initial policy, frozen."""
         context = self._context
-        loaded = load_policy(context.initial_model, False, context.ranks.device)
+        loaded = load_policy(context.initial_model, False)
         loaded.model.requires_grad_(False)
         workers, max_tokens = context.config.workers, self._settings.max_tokens_per_pack
         # DeepSpeed shards only what it trains.

@@ -65,7 +65,7 @@ def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> Stage
     if config.init_from is not None:
         initial = file_uri(read_checkpoint(config.init_from).folder(EXPORT))
     stage = config.stage
-    loaded = load_policy(initial, stage.train_vision_tower, ranks.device)
+    loaded = load_policy(initial, stage.train_vision_tower)
     savings = choose_savings(config, loaded.model.config, ranks.device)
     if stage.lora is not None:
         add_adapters(loaded.model, stage.lora, config.seed)
