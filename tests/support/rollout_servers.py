@@ -120,7 +120,8 @@ def build_client(
         limits=limits or Limits(),
         budget=budget or Budget(),
     )
-    return VllmClient(used, model, lambda: weights_of(model), publisher)
+    eos_id = model.config.text_config.eos_token_id
+    return VllmClient(used, model, eos_id, lambda: weights_of(model), publisher)
 
 
 def build_requests(

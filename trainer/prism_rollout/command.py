@@ -47,7 +47,8 @@ def server_arguments(options: ServerOptions) -> list[str]:
         "middleware": "prism_rollout.middleware.RolloutMiddleware",
         # What training needs is the probability under which a token was drawn.
         "logprobs-mode": "processed_logprobs",
-        # The model's own generation_config would set temperature, top-p and more end tokens.
+        # The model's own generation_config would set temperature and top-p. (Its end tokens count
+        # all the same, where a request does not say which one ends it.)
         "generation-config": "vllm",
         "chat-template-content-format": "openai",
         "limit-mm-per-prompt": json.dumps({"image": options.max_images, "video": 0}),

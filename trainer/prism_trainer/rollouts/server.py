@@ -91,9 +91,9 @@ class Endpoint:
 class RolloutServer:
     """See dispatch.Worker; its jobs are (request, params) and give completions."""
 
-    def __init__(self, endpoint: Endpoint, weights: Weights, context: int) -> None:
+    def __init__(self, endpoint: Endpoint, weights: Weights, context: int, eos_id: int) -> None:
         self._endpoint, self._url, self._limits = endpoint, endpoint.url, endpoint.limits
-        self._weights, self._context = weights, context
+        self._weights, self._context, self._eos_id = weights, context, eos_id
 
     async def admit(self) -> None:
         """Make it answer with the current weights; whatever it was started with is not trusted."""
@@ -109,7 +109,7 @@ class RolloutServer:
     async def run(self, job: tuple[Request, SamplingParams]) -> list[Completion]:
         """Sample the responses to one prompt."""
         request, params = job
-        body = await asyncio.to_thread(chat_request, request, params)
+        body = await asyncio.to_thread(chat_request, request, params, self._eos_id)
         wanted = {DIGEST_HEADER: self._weights.checkpoint.digest}
         path, seconds = "/v1/chat/completions", self._limits.request
         answer = await self._endpoint.call(OPERATION, "POST", path, body, seconds, wanted)
