@@ -152,8 +152,7 @@ class FakeEngine:
     calls: list[str] = field(default_factory=list)
 
     async def pause_generation(self, *, mode: Any, clear_cache: bool) -> None:
-        assert clear_cache, "stale image features would be used"
-        await self._note("pause")
+        await self._note("pause" if clear_cache else "abort")
 
     async def resume_generation(self) -> None:
         await self._note("resume")
@@ -218,6 +217,75 @@ def test_damaged_weights_leave_the_engine_as_it_was(world: World) -> None:
         asyncio.run(updater.update(engine, bad))
     assert engine.calls == ["pause", "load", "resume"]
     assert updater.current == good
+
+
+@dataclass
+class Crowd:
+    """Requests that are rendered for a while, as vLLM does before its engine has them, and last
+    until the engine is told to abort them."""
+
+    updater: WeightUpdater
+    engine: "AbortingEngine"
+
+    async def ask(self, rendering: float) -> Weights | None:
+        """The weights with which it was answered."""
+        with self.updater.request():
+            await asyncio.sleep(rendering)
+            ended = asyncio.Event()
+            self.engine.running.append(ended)
+            await ended.wait()
+            return self.updater.current
+
+
+@dataclass
+class AbortingEngine(FakeEngine):
+    """Ends all that it has when it is paused, and nothing that comes later."""
+
+    running: list[asyncio.Event] = field(default_factory=list)
+
+    async def pause_generation(self, *, mode: Any, clear_cache: bool) -> None:
+        assert mode == "abort"
+        await super().pause_generation(mode=mode, clear_cache=clear_cache)
+        for ended in self.running:
+            ended.set()
+        self.running.clear()
+
+
+def test_no_request_crosses_an_update_even_if_the_engine_gets_it_late(world: World) -> None:
+    engine, updater = AbortingEngine(), world.updater()
+    crowd, seen = Crowd(updater, engine), list[int]()
+
+    async def scenario() -> list[Weights | None]:
+        first, second = world.publish(1), world.publish(2)
+        await updater.update(engine, first)
+        engine.calls.clear()
+        requests = [asyncio.create_task(crowd.ask(0.04 * i)) for i in range(6)]
+        await asyncio.sleep(0.01)
+        for request in requests:
+            request.add_done_callback(lambda _: seen.append(len(engine.calls)))
+        await updater.update(engine, second)
+        await updater.update(engine, first)
+        return await asyncio.gather(*requests)
+
+    answered_with = asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert answered_with == [None] * 6, "or a server that gets its old weights back passes for it"
+    aborts = engine.calls.index("pause")
+    assert engine.calls[:aborts] == ["abort"] * aborts
+    assert max(seen) <= aborts < len(engine.calls), "caches are cleared after the last request"
+    assert engine.calls[aborts:] == ["pause", "load", "resume"] * 2
+    assert not updater.is_changing
+
+
+def test_a_request_that_never_ends_is_found_by_the_pauses_deadline(world: World) -> None:
+    updater = world.updater(Deadlines(pause=0.3))
+
+    async def scenario() -> None:
+        with updater.request():
+            await updater.update(FakeEngine(), world.publish(1))
+
+    with pytest.raises(UpdateFailed, match=r"pause: took longer than 0\.3 s"):
+        asyncio.run(scenario())
+    assert not updater.is_changing
 
 
 @pytest.mark.parametrize("part", ["pause", "load", "resume"])

@@ -61,11 +61,14 @@ class RolloutMiddleware:
             return await _refuse(scope, send, 401, "the run's bearer token is missing or wrong")
         if scope["type"] == "http" and scope["path"] == WEIGHTS_PATH:
             return await self._weights(scope, receive, send)
+        if self._updater.is_changing:
+            return await _refuse(scope, send, 503, "the weights are being replaced")
         wanted = headers.get(_DIGEST_BYTES)
         if wanted is not None and wanted.decode("latin-1") != self._digest():
             problem = f"weights {wanted[:12]!r} were asked for, {self._digest()[:12]!r} are loaded"
             return await _refuse(scope, send, 409, problem)
-        await self._app(scope, receive, self._signed(send))
+        with self._updater.request():
+            await self._app(scope, receive, self._signed(send))
 
     def _signed(self, send: Send) -> Send:
         """Names in each answer the weights that are in use when it begins: an update may have come

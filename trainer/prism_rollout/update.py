@@ -1,11 +1,14 @@
 """Replaces a running engine's weights: one transaction beside the engine.
 
 fetch -> pause -> load -> resume. It is done here and not by the trainer, so that a trainer that
-dies in the middle leaves no paused server, and two trainer processes cannot interleave.
+dies in the middle leaves no paused server, and two trainer processes cannot interleave. No request
+is anywhere between the door and the engine while weights are loaded: none is let in with the old
+ones and computed with the new.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,6 +18,7 @@ from prism_api.rollout import Weights
 from prism_rollout.fetcher import fetch
 
 T = TypeVar("T")
+_POLL_SECONDS = 0.05
 
 
 class Engine(Protocol):
@@ -56,8 +60,20 @@ class WeightUpdater:
         self._folder, self._model = folder, model
         self._deadlines = deadlines or Deadlines()
         self._lock = asyncio.Lock()
+        self._requests = 0
         self.current: Weights | None = None
         """None: those that the server was started with, or an update that has not ended well."""
+        self.is_changing = False
+        """Whether the engine is between two weights; whoever asks for anything has to wait."""
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Lasts as long as a request that may reach the engine; an update waits for its end."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
 
     async def update(self, engine: Engine, wanted: Weights) -> None:
         """Answer with these weights from now on; does nothing if the engine does so already.
@@ -72,17 +88,29 @@ class WeightUpdater:
             fetching = asyncio.to_thread(fetch, wanted, self._folder, self._model)
             path = await _within("fetch", limits.fetch, fetching)
             self.current = None
-            # Without the pause's clearing of caches, the next request with an image that was seen
-            # before ends the engine ("Encoder cache miss"), or gets features of the old weights.
-            await _within(
-                "pause", limits.pause, engine.pause_generation(mode="abort", clear_cache=True)
-            )
-            load = engine.collective_rpc(
-                "reload_weights", limits.load, (), {"weights_path": str(path)}
-            )
-            await _within("load", limits.load, load)
-            await _within("resume", limits.resume, engine.resume_generation())
+            self.is_changing = True
+            try:
+                await self._change(engine, path)
+            finally:
+                self.is_changing = False
             self.current = wanted
+
+    async def _change(self, engine: Engine, path: Path) -> None:
+        limits = self._deadlines
+        await _within("pause", limits.pause, self._pause(engine))
+        load = engine.collective_rpc("reload_weights", limits.load, (), {"weights_path": str(path)})
+        await _within("load", limits.load, load)
+        await _within("resume", limits.resume, engine.resume_generation())
+
+    async def _pause(self, engine: Engine) -> None:
+        """Abort what the engine has until nobody is left who could bring it more, then clear it."""
+        while self._requests:
+            await engine.pause_generation(mode="abort", clear_cache=False)
+            await asyncio.sleep(_POLL_SECONDS)
+        # Without the clearing of caches, the next request with an image that was seen before ends
+        # the engine ("Encoder cache miss"), or gets features of the old weights. The server clears
+        # its own cache of images before the engine's: nobody may bring one in between.
+        await engine.pause_generation(mode="abort", clear_cache=True)
 
 
 async def _within(part: str, seconds: float, work: Awaitable[T]) -> T:
