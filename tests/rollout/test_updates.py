@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from prism_api.checkpoint import CheckpointManifest
 from prism_api.errors import StoreError
 from prism_api.rollout import Weights
 from prism_api.uris import file_uri
+from prism_rollout import update
 from prism_rollout.fetcher import fetch, tensor_shapes
 from prism_rollout.update import Deadlines, UpdateFailed, WeightUpdater
 from prism_store.checkpoints import write_checkpoint
@@ -41,9 +45,11 @@ class World:
         self.fetched.mkdir()
         save_file(arrays(), self.model / "model.safetensors")
 
-    def publish(self, version: int, tensors: Arrays | None = None) -> Weights:
+    def publish(self, version: int, tensors: Arrays | None = None, more_files: int = 0) -> Weights:
         folder = self.root / "draft"
         folder.mkdir()
+        for number in range(more_files):
+            (folder / f"more-{number}.json").write_text("{}")
         save_file(tensors or arrays(version), folder / "model-00000.safetensors")
         describe = CheckpointManifest(
             run_uid="00000000",
@@ -217,6 +223,62 @@ def test_damaged_weights_leave_the_engine_as_it_was(world: World) -> None:
         asyncio.run(updater.update(engine, bad))
     assert engine.calls == ["pause", "load", "resume"]
     assert updater.current == good
+
+
+def test_a_retry_waits_for_the_fetch_that_has_missed_its_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one beside it could take, or leave, half a version."""
+    goes_on, fetches = threading.Event(), list[Weights]()
+
+    def slow_fetch(weights: Weights, folder: Path, model: Path | None) -> Path:
+        fetches.append(weights)
+        assert goes_on.wait(20)
+        return fetch(weights, folder, model)
+
+    monkeypatch.setattr(update, "fetch", slow_fetch)
+    updater, engine, weights = world.updater(Deadlines(fetch=0.1)), FakeEngine(), world.publish(1)
+
+    async def scenario() -> None:
+        for _ in range(2):
+            with pytest.raises(UpdateFailed, match=r"fetch: took longer than 0\.1 s"):
+                await updater.update(engine, weights)
+        goes_on.set()
+        while updater.current is None:
+            with suppress(UpdateFailed):
+                await updater.update(engine, weights)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert fetches == [weights]
+    assert updater.current == weights
+
+
+def test_two_fetches_of_a_version_at_once_leave_it_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is stopped between its files until the second has begun."""
+    weights = world.publish(1, arrays(1), more_files=3)
+    first_is_half_done, second_is_done = threading.Event(), threading.Event()
+    link, calls = os.link, list[str]()
+
+    def stopping_link(source: Path, target: Path) -> None:
+        link(source, target)
+        calls.append(target.name)
+        if len(calls) == 2:
+            first_is_half_done.set()
+            assert second_is_done.wait(20)
+
+    monkeypatch.setattr(os, "link", stopping_link)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(world.fetch, weights)
+        assert first_is_half_done.wait(20)
+        whole = sorted(path.name for path in world.fetch(weights).iterdir())
+        second_is_done.set()
+        with suppress(StoreError):
+            slow.result()
+    (left,) = world.fetched.iterdir()
+    assert sorted(path.name for path in left.iterdir()) == whole
+    assert len(whole) == 4
 
 
 @dataclass

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 
 from prism_api.errors import StoreError
@@ -51,16 +52,18 @@ def tensor_shapes(folder: Path) -> Shapes:
 
 def _materialise(files: dict[str, Path], target: Path) -> None:
     """Hard links where store and target share a file system; complete or not there at all."""
-    draft = target.with_name(f".{target.name}")
-    shutil.rmtree(draft, ignore_errors=True)
-    for name, source in files.items():
-        path = draft / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, path)
-        except OSError:
-            shutil.copyfile(source, path)
-    draft.rename(target)
+    # A draft of its own: a fetch that was given up may still be writing the same version.
+    with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as folder:
+        draft = Path(folder) / target.name
+        draft.mkdir()
+        for name, source in files.items():
+            path = draft / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, path)
+            except OSError:
+                shutil.copyfile(source, path)
+        draft.rename(target)
 
 
 def _check_shapes(ours: Shapes, models: Shapes, uri: str) -> None:

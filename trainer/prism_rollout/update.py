@@ -60,6 +60,7 @@ class WeightUpdater:
         self._folder, self._model = folder, model
         self._deadlines = deadlines or Deadlines()
         self._lock = asyncio.Lock()
+        self._fetching: tuple[Weights, asyncio.Future[Path]] | None = None
         self._requests = 0
         self.current: Weights | None = None
         """None: those that the server was started with, or an update that has not ended well."""
@@ -84,9 +85,7 @@ class WeightUpdater:
         async with self._lock:
             if self.current == wanted:
                 return
-            limits = self._deadlines
-            fetching = asyncio.to_thread(fetch, wanted, self._folder, self._model)
-            path = await _within("fetch", limits.fetch, fetching)
+            path = await _within("fetch", self._deadlines.fetch, self._fetch(wanted))
             self.current = None
             self.is_changing = True
             try:
@@ -94,6 +93,14 @@ class WeightUpdater:
             finally:
                 self.is_changing = False
             self.current = wanted
+
+    async def _fetch(self, wanted: Weights) -> Path:
+        """The version's folder; one that is still being fetched is waited for, as nothing ends a
+        thread whose deadline has passed."""
+        if self._fetching is None or self._fetching[0] != wanted or self._fetching[1].done():
+            thread = asyncio.to_thread(fetch, wanted, self._folder, self._model)
+            self._fetching = wanted, asyncio.ensure_future(thread)
+        return await asyncio.shield(self._fetching[1])
 
     async def _change(self, engine: Engine, path: Path) -> None:
         limits = self._deadlines
