@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+import torch
+from transformers import PreTrainedModel
 
 from prism_api.errors import RolloutError
 from prism_trainer.rollouts import Completion, SamplingParams
@@ -75,13 +77,21 @@ def kill(served: Served) -> None:
     assert all_gone(processes), "a part of the killed server lives on"
 
 
+def endless(served: Served, seed: int) -> PreTrainedModel:
+    """A model whose likeliest token is never the end, so that something is running to be struck."""
+    model = served.model(seed)
+    with torch.no_grad():
+        model.lm_head.weight[served.encoder.eos_id] = 0.0  # type: ignore[index,union-attr,operator]
+    return model
+
+
 def greedy(client: VllmClient, served: Served, params: SamplingParams) -> list[Completion]:
     requests = build_requests(served.encoder, mixed_rows())
     return [c for (c,) in client.generate(requests, params)]
 
 
 def test_a_server_killed_in_the_middle_of_a_rollout(dense: Served, tmp_path: Path) -> None:
-    model = dense.model(8)
+    model = endless(dense, 8)
     client = build_client([dense.server], model, tmp_path, PATIENT)
     client.update_weights(11)
     expected = [dense.reference(model).greedy(row, LONG.max_tokens) for row in mixed_rows()]
@@ -128,7 +138,7 @@ def test_a_server_killed_in_the_middle_of_an_update(dense: Served, tmp_path: Pat
 
 
 def test_a_server_that_hangs_is_found_and_can_be_used_again(dense: Served, tmp_path: Path) -> None:
-    model = dense.model(10)
+    model = endless(dense, 10)
     hasty = build_client([dense.server], model, tmp_path, IMPATIENT, Limits(stall=3.0))
     hasty.update_weights(13)
     before = greedy(hasty, dense, SamplingParams(8, 0.0))
