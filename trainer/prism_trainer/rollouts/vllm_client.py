@@ -71,7 +71,9 @@ class VllmClient:
         context = self._possible(max(lengths, default=0) + params.max_tokens)
         async with _http(servers) as http:
             endpoints = [Endpoint(http, url, servers.limits) for url in servers.urls]
-            workers = [RolloutServer(endpoint, weights, context, self._eos_id) for endpoint in endpoints]
+            workers = [
+                RolloutServer(endpoint, weights, context, self._eos_id) for endpoint in endpoints
+            ]
             jobs = [(request, params) for request in requests]
             return await dispatch(workers, jobs, servers.concurrency, servers.budget)
 
