@@ -231,7 +231,7 @@ def test_a_retry_waits_for_the_fetch_that_has_missed_its_deadline(
     """A second one beside it could take, or leave, half a version."""
     goes_on, fetches = threading.Event(), list[Weights]()
 
-    def slow_fetch(weights: Weights, folder: Path, model: Path | None) -> Path:
+    def slow_fetch(weights: Weights, folder: Path, model: Path) -> Path:
         fetches.append(weights)
         assert goes_on.wait(20)
         return fetch(weights, folder, model)

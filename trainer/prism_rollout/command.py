@@ -27,8 +27,8 @@ of plugins without ours, and open doors."""
 class ServerOptions:
     """What differs from server to server."""
 
-    model: str
-    """Folder, or name on the hub."""
+    model: Path
+    """Its folder."""
     port: int
     folder: Path
     """Caches and fetched weights."""
@@ -45,7 +45,7 @@ def server_arguments(options: ServerOptions) -> list[str]:
     """vLLM's flags."""
     on_cpu = options.gpus == 0
     values = {
-        "model": options.model,
+        "model": str(options.model),
         "served-model-name": SERVED_MODEL,
         "host": options.host,
         "port": str(options.port),
@@ -78,9 +78,8 @@ def server_environment(options: ServerOptions, inherited: Mapping[str, str]) -> 
         "TORCH_EXTENSIONS_DIR": folder / "extensions",
         "TRITON_CACHE_DIR": folder / "triton",
         FOLDER_VARIABLE: folder / "weights",
+        MODEL_VARIABLE: options.model,
     }
-    if Path(options.model).is_dir():
-        caches[MODEL_VARIABLE] = Path(options.model)
     settings = {name: str(path) for name, path in caches.items()}
     settings |= {
         "VLLM_NO_USAGE_STATS": "1",

@@ -18,20 +18,18 @@ _KEPT_VERSIONS = 2
 Shapes = dict[str, tuple[int, ...]]
 
 
-def fetch(weights: Weights, folder: Path, model: Path | None) -> Path:
+def fetch(weights: Weights, folder: Path, model: Path) -> Path:
     """The local folder with a version's tensors, every object verified against the manifest.
 
     Raises StoreError naming the object that is missing or altered, or the first tensor that the
-    model (a folder, if its shapes are to be compared) has otherwise: vLLM would load what fits and
-    only log the rest.
+    model (a folder) has otherwise: vLLM would load what fits and only log the rest.
     """
     checkpoint = read_checkpoint(weights.checkpoint)
     target = folder / f"v{weights.version}-{weights.checkpoint.digest[:12]}"
     with store_errors(target):
         if not target.is_dir():
             _materialise(checkpoint.files, target)
-        if model is not None:
-            _check_shapes(tensor_shapes(target), tensor_shapes(model), weights.checkpoint.uri)
+        _check_shapes(tensor_shapes(target), tensor_shapes(model), weights.checkpoint.uri)
         target.touch()
         _prune(folder)
     return target

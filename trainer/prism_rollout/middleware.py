@@ -26,7 +26,7 @@ from prism_rollout.update import UpdateFailed, WeightUpdater
 FOLDER_VARIABLE = "PRISM_ROLLOUT_FOLDER"
 """Environment: where fetched weights go."""
 MODEL_VARIABLE = "PRISM_ROLLOUT_MODEL"
-"""Environment: the folder of the model that the server was started with, if it is one."""
+"""Environment: the folder of the model that the server was started with."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -47,10 +47,8 @@ class RolloutMiddleware:
     def __init__(self, app: App) -> None:
         self._app = app
         self._expected = b"Bearer " + read_token(os.environ).encode()
-        model = os.environ.get(MODEL_VARIABLE)
-        self._updater = WeightUpdater(
-            Path(os.environ[FOLDER_VARIABLE]), Path(model) if model else None
-        )
+        folder, model = (Path(os.environ[name]) for name in (FOLDER_VARIABLE, MODEL_VARIABLE))
+        self._updater = WeightUpdater(folder, model)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on to vLLM."""

@@ -54,9 +54,7 @@ class Deadlines:
 class WeightUpdater:
     """Knows which weights its engine answers with, and changes them."""
 
-    def __init__(
-        self, folder: Path, model: Path | None, deadlines: Deadlines | None = None
-    ) -> None:
+    def __init__(self, folder: Path, model: Path, deadlines: Deadlines | None = None) -> None:
         self._folder, self._model = folder, model
         self._deadlines = deadlines or Deadlines()
         self._lock = asyncio.Lock()
