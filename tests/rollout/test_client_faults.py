@@ -265,6 +265,20 @@ def test_a_slow_server_that_makes_progress_is_waited_for(trainer: Trainer, one: 
     assert one.counts[CHAT] == 1
 
 
+def test_a_server_without_work_is_not_stalled_however_long_another_takes(
+    pair: Trainer, one: Scripted, two: Scripted
+) -> None:
+    def slowly(handler: Handler) -> None:
+        time.sleep(4 * LIMITS.stall)
+        handler.reply(200, two.answer)
+
+    two.replies[CHAT] = slowly
+    one.replies["GET /metrics"] = say(200, metrics(3))
+    completions = pair.sample(2)
+    assert {c.tokens.tolist()[0] for c in completions} == {1, 2}
+    assert one.counts[STATE] == 1, "or it was taken for stalled and admitted again"
+
+
 def test_work_of_a_stalled_server_is_done_by_another(
     pair: Trainer, one: Scripted, two: Scripted
 ) -> None:

@@ -94,6 +94,7 @@ class RolloutServer:
     def __init__(self, endpoint: Endpoint, weights: Weights, context: int, eos_id: int) -> None:
         self._endpoint, self._url, self._limits = endpoint, endpoint.url, endpoint.limits
         self._weights, self._context, self._eos_id = weights, context, eos_id
+        self._running = 0
 
     async def admit(self) -> None:
         """Make it answer with the current weights; whatever it was started with is not trusted."""
@@ -108,7 +109,13 @@ class RolloutServer:
 
     async def run(self, job: tuple[Request, SamplingParams]) -> list[Completion]:
         """Sample the responses to one prompt."""
-        request, params = job
+        self._running += 1
+        try:
+            return await self._sample(*job)
+        finally:
+            self._running -= 1
+
+    async def _sample(self, request: Request, params: SamplingParams) -> list[Completion]:
         body = await asyncio.to_thread(chat_request, request, params, self._eos_id)
         wanted = {DIGEST_HEADER: self._weights.checkpoint.digest}
         path, seconds = "/v1/chat/completions", self._limits.request
@@ -120,7 +127,8 @@ class RolloutServer:
         return completions_of(answer.json(), request, self._url, self._weights)
 
     async def watch(self, on_progress: Callable[[], None]) -> None:
-        """Raises Fault once no token has come for too long."""
+        """Raises Fault once no token has come for too long although there are requests: while
+        others compute the last ones, this server has none."""
         seen: list[str] = []
         since = time.monotonic()
         while True:
@@ -129,7 +137,7 @@ class RolloutServer:
             )
             counts = _PROGRESS.findall(answer.text)
             now = time.monotonic()
-            if counts != seen:
+            if counts != seen or not self._running:
                 seen, since = counts, now
                 on_progress()
             elif now - since > self._limits.stall:
