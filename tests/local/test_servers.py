@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,14 @@ from prism_api.resources import (
 )
 from prism_api.rollout import server_gpus
 from prism_api.stage_config import StageConfig
-from prism_operator.local.servers import gpu_choice, new_token, server_arguments, with_servers
+from prism_operator.local.servers import (
+    gpu_choice,
+    new_token,
+    port_of,
+    reserved_port,
+    server_arguments,
+    with_servers,
+)
 from stage_builders import rlvr_stage, stage_config
 
 _STUB = """
@@ -286,6 +294,36 @@ def test_nobody_outlives_a_killed_attempt(place: Workplace) -> None:
         assert len(children) == 2
         process.kill()
     wait_until(lambda: not any(child.is_running() for child in children))
+
+
+def test_a_reserved_port_is_given_to_nobody_but_the_server_that_names_it() -> None:
+    """Even if that binds it much later, and as vLLM does, so that two could share it."""
+    with reserved_port() as holder:
+        others = [reserved_port() for _ in range(2000)]
+        assert port_of(holder) not in {port_of(other) for other in others}
+        for other in others:
+            other.close()
+        with socket.socket() as listener, socket.socket() as stranger:
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                listener.setsockopt(socket.SOL_SOCKET, option, 1)
+            listener.bind(("127.0.0.1", port_of(holder)))
+            listener.listen()
+            with socket.create_connection(("127.0.0.1", port_of(holder)), timeout=5):
+                listener.accept()[0].close()
+            with pytest.raises(OSError, match="in use"):
+                stranger.bind(("127.0.0.1", port_of(holder)))
+
+
+def test_an_attempt_holds_its_servers_port_before_they_listen(place: Workplace) -> None:
+    with place.start("print('trained')", stub="time.sleep(60)") as process:
+        wait_until(lambda: bool(psutil.Process(process.pid).children()))
+        (server,) = psutil.Process(process.pid).children()
+        wait_until(lambda: "--model" in " ".join(server.cmdline()))
+        (port,) = (a.partition("=")[2] for a in server.cmdline() if a.startswith("--port="))
+        with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+            stranger.bind(("127.0.0.1", int(port)))
+        process.terminate()
+        assert process.wait(_PATIENCE_SECONDS) == 75
 
 
 def test_the_token_is_new_and_private_each_time(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from prism_api.base import parse_json
@@ -230,8 +231,9 @@ class _Attempt:
         """Exit code of the command; raises RolloutError if a server ends before it."""
         token_file = new_token(self._folder / "rollout-token")
         servers: list[ServerProcess] = []
+        ports = ExitStack()
         try:
-            self._start(servers, token_file)
+            self._start(servers, token_file, ports)
             for server in servers:
                 server.wait(_READY_SECONDS, lambda: bool(self._signals))
             if self._signals:
@@ -242,8 +244,9 @@ class _Attempt:
                 server.ask_to_stop()
             for server in servers:
                 server.wait_for_end()
+            ports.close()
 
-    def _start(self, servers: list[ServerProcess], token_file: Path) -> None:
+    def _start(self, servers: list[ServerProcess], token_file: Path, ports: ExitStack) -> None:
         """Add the stage's servers to the list, unless a stop is requested."""
         config = self._config
         assert config.rollout is not None, "only stages that sample have servers"
@@ -251,7 +254,8 @@ class _Attempt:
         for number, gpus in enumerate(server_gpus(config.workers, config.rollout)):
             if not self._signals:
                 folder = self._folder / f"rollout-{number}"
-                server = ServerProcess(arguments, folder, token_file, free_port(), gpus)
+                port = port_of(ports.enter_context(reserved_port()))
+                server = ServerProcess(arguments, folder, token_file, port, gpus)
                 servers.append(server)
 
     def _train(self, servers: Sequence[ServerProcess], token_file: Path) -> int:
@@ -282,9 +286,18 @@ def _environment(token_file: Path) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def free_port() -> int:
-    """A port that nobody on this machine listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def reserved_port() -> socket.socket:
+    """A port of this machine for a server to listen on, which nobody else is given as long as the
+    socket is open: one server binds its port only after minutes, and a second one beside it would
+    share it, as vLLM allows."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    # After it was bound: whoever names the port and says the same may bind it too.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return holder
+
+
+def port_of(holder: socket.socket) -> int:
+    """Its number."""
+    port: int = holder.getsockname()[1]
+    return port
