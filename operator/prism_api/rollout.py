@@ -26,6 +26,8 @@ SERVED_MODEL = "policy"
 """Name under which a server knows its model."""
 WEIGHTS_PATH = "/prism/weights"
 """GET: ServerState. POST Weights: load them; answers ServerState once they are in use."""
+PUBLISHED_FOLDER = "weights"
+"""In a stage's folder of the store, beside its attempts: the version that servers are to have."""
 OPEN_PATHS = frozenset({"/health", "/metrics"})
 """What may be read without the token."""
 DIGEST_HEADER = "x-prism-weights"

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import python_path
+from prism_api.base import parse_json
 from prism_api.errors import SpecError
 from prism_api.resources import (
     DataSource,
@@ -37,6 +38,7 @@ from prism_operator.local.servers import (
     server_arguments,
     with_servers,
 )
+from prism_store.store import open_store
 from stage_builders import rlvr_stage, stage_config
 
 _STUB = """
@@ -324,6 +326,40 @@ def test_an_attempt_holds_its_servers_port_before_they_listen(place: Workplace) 
             stranger.bind(("127.0.0.1", int(port)))
         process.terminate()
         assert process.wait(_PATIENCE_SECONDS) == 75
+
+
+def fetched_by(attempt: Path) -> Path:
+    """What a server leaves when it is killed."""
+    weights = attempt / "rollout-0/weights/v1-abc/model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("gigabytes")
+    (attempt / "rollout-0/log.txt").write_text("what happened")
+    return weights
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_of_servers_that_have_ended_only_the_logs_stay_on_disk(place: Workplace, code: int) -> None:
+    earlier = fetched_by(place.folder.parent / "a1")
+    now = place.folder / "rollout-0/weights/v2-def"
+    program = f"import pathlib; assert not pathlib.Path({str(earlier)!r}).exists(); "
+    program += f"pathlib.Path({str(now)!r}).mkdir(parents=True); raise SystemExit({code})"
+    ended = place.run(program)
+    assert ended.code == code, ended.errors
+    assert (place.folder.parent / "a1/rollout-0/log.txt").read_text() == "what happened"
+    assert [path.name for path in (place.folder / "rollout-0").iterdir()] == ["log.txt"]
+
+
+@pytest.mark.parametrize(("code", "is_kept"), [(0, False), (1, True), (75, True)])
+def test_published_weights_go_with_the_end_of_the_stage(
+    place: Workplace, code: int, is_kept: bool
+) -> None:
+    config = parse_json(StageConfig, (place.folder / "stage.json").read_bytes(), "stage.json")
+    store = open_store(config.stage_uri)
+    store.put("weights/v3/model.safetensors", b"gigabytes")
+    store.put("a1/result.json", b"{}")
+    assert place.run(f"raise SystemExit({code})").code == code
+    assert store.exists("weights/v3/model.safetensors") == is_kept
+    assert store.exists("a1/result.json")
 
 
 def test_the_token_is_new_and_private_each_time(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,16 +19,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from prism_api.base import parse_json
-from prism_api.errors import FieldProblem, PrismError, RolloutError, SpecError
+from prism_api.errors import FieldProblem, PrismError, RolloutError, SpecError, StoreError
 from prism_api.exit_codes import PERMANENT, ExitCode
 from prism_api.names import ANCESTOR_VARIABLE
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.rollout import (
     GPUS_VARIABLE,
+    PUBLISHED_FOLDER,
     SERVED_MODEL,
     TOKEN_FILE_VARIABLE,
     URLS_VARIABLE,
@@ -37,6 +39,7 @@ from prism_api.rollout import (
 from prism_api.stage_config import StageConfig
 from prism_api.stages import SftStage
 from prism_api.uris import local_path, scheme
+from prism_store.store import open_store
 
 _READY_SECONDS = 1800.0
 _POLL_SECONDS = 0.2
@@ -232,19 +235,26 @@ class _Attempt:
         token_file = new_token(self._folder / "rollout-token")
         servers: list[ServerProcess] = []
         ports = ExitStack()
+        for attempt in self._folder.parent.iterdir():
+            _keep_only_logs(attempt)  # of an attempt that was killed, whatever it was about to do
         try:
             self._start(servers, token_file, ports)
             for server in servers:
                 server.wait(_READY_SECONDS, lambda: bool(self._signals))
             if self._signals:
                 return int(ExitCode.SAVED)
-            return self._train(servers, token_file)
+            code = self._train(servers, token_file)
+            if code == ExitCode.DONE:
+                with suppress(StoreError):  # the stage is done all the same
+                    open_store(self._config.stage_uri).delete(PUBLISHED_FOLDER)
+            return code
         finally:
             for server in servers:
                 server.ask_to_stop()
             for server in servers:
                 server.wait_for_end()
             ports.close()
+            _keep_only_logs(self._folder)
 
     def _start(self, servers: list[ServerProcess], token_file: Path, ports: ExitStack) -> None:
         """Add the stage's servers to the list, unless a stop is requested."""
@@ -278,6 +288,13 @@ class _Attempt:
             trainer.kill()
         code = trainer.wait()
         return int(ExitCode.SAVED) if -code in passed_on else code
+
+
+def _keep_only_logs(attempt: Path) -> None:
+    """Delete what an attempt's servers have fetched and cached: two versions of all weights each,
+    which nobody reads again and hard links keep on the disk."""
+    for folder in attempt.glob("rollout-*/*/"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(token_file: Path) -> dict[str, str]:
