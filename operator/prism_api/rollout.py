@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,22 @@ OPEN_PATHS = frozenset({"/health", "/metrics"})
 DIGEST_HEADER = "x-prism-weights"
 """A request that names a digest here is refused with 409 if the server has other weights; an answer
 names those in use when it begins."""
+
+
+@dataclass(frozen=True)
+class UpdateDeadlines:
+    """Seconds that a server gives each part of an update of its weights."""
+
+    fetch: float = 1800.0
+    pause: float = 60.0
+    load: float = 600.0
+    resume: float = 60.0
+
+    @property
+    def total(self) -> float:
+        """Of an update that names the part that was too slow at the last moment."""
+        return self.fetch + self.pause + self.load + self.resume
+
 
 OLDEST_VLLM, NEWEST_VLLM = (0, 26), (0, 32)
 """First and last minor version that rollouts were checked against."""

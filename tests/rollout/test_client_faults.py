@@ -10,7 +10,7 @@ import pytest
 
 from prism_api.errors import PrismError, RolloutError, SpecError
 from prism_api.resources import DataSource, Rollout
-from prism_api.rollout import TOKEN_VARIABLE, URLS_VARIABLE
+from prism_api.rollout import TOKEN_VARIABLE, URLS_VARIABLE, UpdateDeadlines
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.digits.processor import build_processor
 from prism_trainer.digits.tokenizer import build_tokenizer
@@ -147,6 +147,11 @@ def test_a_server_gets_the_weights_before_the_first_request(
     assert one.state["weights"]["version"] == 5
     digest = one.state["weights"]["checkpoint"]["digest"]
     assert [h["x-prism-weights"] for h in one.headers if "x-prism-weights" in h] == [digest]
+
+
+def test_a_server_has_the_time_to_name_the_part_of_an_update_that_was_too_slow() -> None:
+    """Even if it first waits for the update that another process has asked for."""
+    assert Limits().update > 2 * UpdateDeadlines().total == 2 * (1800 + 60 + 600 + 60)
 
 
 def test_every_request_carries_the_token(trainer: Trainer, one: Scripted) -> None:

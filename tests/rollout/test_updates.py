@@ -16,11 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from prism_api.checkpoint import CheckpointManifest
 from prism_api.errors import StoreError
-from prism_api.rollout import Weights
+from prism_api.rollout import UpdateDeadlines, Weights
 from prism_api.uris import file_uri
 from prism_rollout import update
 from prism_rollout.fetcher import fetch, tensor_shapes
-from prism_rollout.update import Deadlines, UpdateFailed, WeightUpdater
+from prism_rollout.update import UpdateFailed, WeightUpdater
 from prism_store.checkpoints import write_checkpoint
 from prism_store.store import DirectoryStore
 
@@ -72,7 +72,7 @@ class World:
     def fetch(self, weights: Weights) -> Path:
         return fetch(weights, self.fetched, self.model)
 
-    def updater(self, deadlines: Deadlines | None = None) -> WeightUpdater:
+    def updater(self, deadlines: UpdateDeadlines | None = None) -> WeightUpdater:
         return WeightUpdater(self.fetched, self.model, deadlines)
 
 
@@ -237,7 +237,11 @@ def test_a_retry_waits_for_the_fetch_that_has_missed_its_deadline(
         return fetch(weights, folder, model)
 
     monkeypatch.setattr(update, "fetch", slow_fetch)
-    updater, engine, weights = world.updater(Deadlines(fetch=0.1)), FakeEngine(), world.publish(1)
+    updater, engine, weights = (
+        world.updater(UpdateDeadlines(fetch=0.1)),
+        FakeEngine(),
+        world.publish(1),
+    )
 
     async def scenario() -> None:
         for _ in range(2):
@@ -339,7 +343,7 @@ def test_no_request_crosses_an_update_even_if_the_engine_gets_it_late(world: Wor
 
 
 def test_a_request_that_never_ends_is_found_by_the_pauses_deadline(world: World) -> None:
-    updater = world.updater(Deadlines(pause=0.3))
+    updater = world.updater(UpdateDeadlines(pause=0.3))
 
     async def scenario() -> None:
         with updater.request():
@@ -365,7 +369,7 @@ def test_a_part_that_fails_is_named_and_nobody_is_served_until_the_next_try(
 
 @pytest.mark.parametrize("part", ["pause", "load", "resume"])
 def test_a_part_that_hangs_is_named_after_its_deadline(world: World, part: str) -> None:
-    updater = world.updater(Deadlines(fetch=9, pause=0.05, load=0.05, resume=0.05))
+    updater = world.updater(UpdateDeadlines(fetch=9, pause=0.05, load=0.05, resume=0.05))
     with pytest.raises(UpdateFailed, match=f"{part}: took longer than 0.05 s"):
         asyncio.run(updater.update(FakeEngine(hangs=part), world.publish(1)))
     assert updater.current is None

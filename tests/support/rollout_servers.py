@@ -56,6 +56,11 @@ class TestServer:
         self.start()
         self.wait()
 
+    def stop(self) -> None:
+        """End it for good."""
+        self.process.stop()
+        self._port.close()
+
     @property
     def url(self) -> str:
         """Its address."""

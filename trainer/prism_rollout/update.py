@@ -9,12 +9,11 @@ ones and computed with the new.
 import asyncio
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from prism_api.errors import PrismError
-from prism_api.rollout import Weights
+from prism_api.rollout import UpdateDeadlines, Weights
 from prism_rollout.fetcher import fetch
 
 T = TypeVar("T")
@@ -41,22 +40,12 @@ class UpdateFailed(PrismError):
     them."""
 
 
-@dataclass(frozen=True)
-class Deadlines:
-    """Seconds that each part of an update may take."""
-
-    fetch: float = 1800.0
-    pause: float = 60.0
-    load: float = 600.0
-    resume: float = 60.0
-
-
 class WeightUpdater:
     """Knows which weights its engine answers with, and changes them."""
 
-    def __init__(self, folder: Path, model: Path, deadlines: Deadlines | None = None) -> None:
+    def __init__(self, folder: Path, model: Path, deadlines: UpdateDeadlines | None = None) -> None:
         self._folder, self._model = folder, model
-        self._deadlines = deadlines or Deadlines()
+        self._deadlines = deadlines or UpdateDeadlines()
         self._lock = asyncio.Lock()
         self._fetching: tuple[Weights, asyncio.Future[Path]] | None = None
         self._requests = 0

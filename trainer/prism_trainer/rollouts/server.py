@@ -16,6 +16,7 @@ from prism_api.rollout import (
     TOKEN_FILE_VARIABLE,
     WEIGHTS_PATH,
     ServerState,
+    UpdateDeadlines,
     Weights,
     check_vllm,
 )
@@ -35,8 +36,9 @@ class Limits:
     connect: float = 5.0
     answer: float = 30.0
     """For what needs no computation."""
-    update: float = 2500.0
-    """The server's own deadlines together, which name the part that was too slow."""
+    update: float = 2 * UpdateDeadlines().total + 60.0
+    """Longer than an update that waits for another one's end: the server names the part that was
+    too slow."""
     stall: float = 180.0
     """Without a single token while there are requests."""
     request: float = 7200.0
