@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prism_api.errors import PrismError
 from prism_api.process import die_with_parent, inherited_ancestor
-from prism_api.rollout import read_token
+from prism_api.rollout import IMAGES_PER_PROMPT, read_token
 from prism_rollout.command import (
     ENTRY_POINTS,
     ServerOptions,
@@ -50,7 +50,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--gpus", type=int, default=0, help="0: on the CPU, in float32")
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and response together")
-    parser.add_argument("--max-images", type=int, default=16, help="in one prompt")
+    parser.add_argument("--max-images", type=int, default=IMAGES_PER_PROMPT, help="in one prompt")
     return parser.parse_args()
 
 

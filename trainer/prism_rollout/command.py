@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prism_api.rollout import SERVED_MODEL
+from prism_api.rollout import IMAGES_PER_PROMPT, SERVED_MODEL
 from prism_rollout.middleware import FOLDER_VARIABLE, MODEL_VARIABLE
 
 ENTRY_POINTS = (
@@ -37,7 +37,7 @@ class ServerOptions:
     """0: on the CPU, in float32."""
     max_model_len: int | None = None
     """Tokens of prompt and response together; none: what the model can."""
-    max_images: int = 16
+    max_images: int = IMAGES_PER_PROMPT
     """Images in one prompt."""
 
 

@@ -5,7 +5,7 @@
 import os
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -84,25 +84,36 @@ class Dataset:
 
 
 def check_dataset(
-    sources: Sequence[DataSource], need: Need, limit: TextLimit | None = None
+    sources: Sequence[DataSource],
+    need: Need,
+    limit: TextLimit | None = None,
+    most_images: int | None = None,
 ) -> None:
     """Read every row and its pictures once, in order and in bounded memory.
 
     Raises DataError for a file that is missing, unreadable or empty, and for the first bad row,
-    naming file and row; texts of teachers and students may have a limit.
+    naming file and row; texts of teachers and students may have a limit, and the images that a
+    rollout server takes in a prompt.
     """
+
+    def check(table: Table, index: int, raw: RawRow) -> None:
+        row = _parsed(table, index, raw, need)
+        _check_images(row, most_images)
+        if limit is not None:
+            _check_texts(row, limit)
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for table in _opened(sources):
-            _check_table(table, need, limit, threads)
+            _check_table(table, check, threads)
 
 
 def _check_table(
-    table: Table, need: Need, limit: TextLimit | None, threads: ThreadPoolExecutor
+    table: Table, check: Callable[[Table, int, RawRow], None], threads: ThreadPoolExecutor
 ) -> None:
     pending: deque[Future[None]] = deque()
     try:
         for index, raw in enumerate(table.rows()):
-            pending.append(threads.submit(_check, table, index, raw, need, limit))
+            pending.append(threads.submit(check, table, index, raw))
             if len(pending) > _CHECKED_TOGETHER:
                 pending.popleft().result()
     finally:  # after an error too: what is wrong with an earlier row is what is said
@@ -110,14 +121,22 @@ def _check_table(
             future.result()
 
 
-def _check(table: Table, index: int, raw: RawRow, need: Need, limit: TextLimit | None) -> None:
-    """Parse a row, and do what takes too long to be done again at each use."""
-    row = _parsed(table, index, raw, need)
+def _check_images(row: Row, most: int | None) -> None:
+    """What takes too long to be done again at each use."""
+    if most is not None and len(row.images) > most:
+        raise DataError(
+            f"{row.origin}: has {len(row.images)} images, a rollout server takes {most}; leave the "
+            "row out, or set rollout: {backend: inprocess}"
+        )
     for image in row.images:
         check_image(image, row.origin)
-    if limit is not None and row.response is not None:
+
+
+def _check_texts(row: Row, limit: TextLimit) -> None:
+    """The same for texts."""
+    if row.response is not None:
         limit.check(row.response, row.origin, "the teacher's text")
-    if limit is not None and row.student_caption is not None:
+    if row.student_caption is not None:
         student = f"{row.student_caption}\n{row.student_reasoning}"
         limit.check(student, row.origin, "the student's text")
 
