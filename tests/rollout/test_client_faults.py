@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from prism_api.errors import PrismError, RolloutError, SpecError
 from prism_api.resources import DataSource, Rollout
 from prism_api.rollout import TOKEN_VARIABLE, URLS_VARIABLE, UpdateDeadlines
+from prism_trainer import distributed
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.digits.processor import build_processor
 from prism_trainer.digits.tokenizer import build_tokenizer
@@ -152,6 +154,12 @@ def test_a_server_gets_the_weights_before_the_first_request(
 def test_a_server_has_the_time_to_name_the_part_of_an_update_that_was_too_slow() -> None:
     """Even if it first waits for the update that another process has asked for."""
     assert Limits().update > 2 * UpdateDeadlines().total == 2 * (1800 + 60 + 600 + 60)
+
+
+def test_peers_wait_longer_than_one_process_may_wait_for_a_request() -> None:
+    """Or the collective that they are in would end the stage first."""
+    longest = Limits().update + Budget().attempts * Limits().request
+    assert timedelta(seconds=longest) <= distributed._TIMEOUT < timedelta(hours=12)
 
 
 def test_every_request_carries_the_token(trainer: Trainer, one: Scripted) -> None:

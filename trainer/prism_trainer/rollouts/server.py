@@ -13,10 +13,11 @@ from prism_api.base import parse_json
 from prism_api.errors import FieldProblem, RolloutError, SpecError
 from prism_api.rollout import (
     DIGEST_HEADER,
+    REQUEST_SECONDS,
     TOKEN_FILE_VARIABLE,
+    UPDATE_SECONDS,
     WEIGHTS_PATH,
     ServerState,
-    UpdateDeadlines,
     Weights,
     check_vllm,
 )
@@ -36,13 +37,10 @@ class Limits:
     connect: float = 5.0
     answer: float = 30.0
     """For what needs no computation."""
-    update: float = 2 * UpdateDeadlines().total + 60.0
-    """Longer than an update that waits for another one's end: the server names the part that was
-    too slow."""
+    update: float = UPDATE_SECONDS
     stall: float = 180.0
     """Without a single token while there are requests."""
-    request: float = 7200.0
-    """For one request however busy the server is."""
+    request: float = REQUEST_SECONDS
     poll: float = 1.0
     """Between two looks at the progress."""
 
