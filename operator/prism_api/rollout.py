@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -26,11 +27,41 @@ SERVED_MODEL = "policy"
 """Name under which a server knows its model."""
 WEIGHTS_PATH = "/prism/weights"
 """GET: ServerState. POST Weights: load them; answers ServerState once they are in use."""
+IMAGES_PER_PROMPT = 16
+"""What a server takes; the preflight refuses rows with more."""
+PUBLISHED_FOLDER = "weights"
+"""In a stage's folder of the store, beside its attempts: the version that servers are to have."""
 OPEN_PATHS = frozenset({"/health", "/metrics"})
 """What may be read without the token."""
 DIGEST_HEADER = "x-prism-weights"
 """A request that names a digest here is refused with 409 if the server has other weights; an answer
 names those in use when it begins."""
+
+
+@dataclass(frozen=True)
+class UpdateDeadlines:
+    """Seconds that a server gives each part of an update of its weights."""
+
+    fetch: float = 1800.0
+    pause: float = 60.0
+    load: float = 600.0
+    resume: float = 60.0
+
+    @property
+    def total(self) -> float:
+        """Of an update that names the part that was too slow at the last moment."""
+        return self.fetch + self.pause + self.load + self.resume
+
+
+UPDATE_SECONDS = 2 * UpdateDeadlines().total + 60.0
+"""How long the trainer waits for an update, which may have to wait for another one's end: the
+server names the part that was too slow."""
+REQUEST_SECONDS = 7200.0
+"""How long the trainer waits for the responses to one prompt, however busy the server is."""
+REQUEST_ATTEMPTS = 4
+"""Times that one request is sent, on the same or another server."""
+LONGEST_WAIT_SECONDS = UPDATE_SECONDS + REQUEST_ATTEMPTS * REQUEST_SECONDS
+"""How long one process of a stage may wait for servers while its peers wait for it."""
 
 OLDEST_VLLM, NEWEST_VLLM = (0, 26), (0, 32)
 """First and last minor version that rollouts were checked against."""

@@ -289,7 +289,7 @@ def test_every_data_set_is_read_for_what_its_stage_needs_and_only_once(
     monkeypatch.setattr(
         preflight,
         "check_dataset",
-        lambda sources, need, limit: read.append(([Path(s.uri).name for s in sources], need)),
+        lambda sources, need, *_: read.append(([Path(s.uri).name for s in sources], need)),
     )
 
     assert find_errors(written(tmp_path, configs(data))) == []
@@ -420,3 +420,26 @@ def test_a_mistake_is_found_without_loading_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "set()\n"
+
+
+def test_a_row_with_more_images_than_a_rollout_server_takes_is_named(
+    data: Changes, tmp_path: Path
+) -> None:
+    """In-process any number is fine; the held-out rows are the servers' too."""
+    (tmp_path / "a.png").write_bytes(a_png())
+    rows = [
+        a_prompt_row(
+            images=[{"path": "a.png"}] * count,
+            prompt=[{"role": "user", "content": "<image>" * count}],
+        )
+        for count in (16, 17)
+    ]
+    many = {"uri": file_uri(write_jsonl(tmp_path / "many.jsonl", rows))}
+    data |= {"spec.evaluation.data": many}
+    paths = written(tmp_path, configs(data))
+    assert find_errors(paths) == []
+    for stage in ("align", "rlvr"):
+        served = {f"spec.stages.{stage}.rollout": {"backend": "vllm", "gpusPerReplica": 0}}
+        (error,) = find_errors(written(tmp_path, configs(data | served)))
+        assert str(error).startswith(f"{tmp_path}/many.jsonl row 1: has 17 images, a rollout serv")
+        assert error.exit_code == ExitCode.BAD_DATA

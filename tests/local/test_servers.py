@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import python_path
+from prism_api.base import parse_json
 from prism_api.errors import SpecError
 from prism_api.resources import (
     DataSource,
@@ -28,7 +30,15 @@ from prism_api.resources import (
 )
 from prism_api.rollout import server_gpus
 from prism_api.stage_config import StageConfig
-from prism_operator.local.servers import gpu_choice, new_token, server_arguments, with_servers
+from prism_operator.local.servers import (
+    gpu_choice,
+    new_token,
+    port_of,
+    reserved_port,
+    server_arguments,
+    with_servers,
+)
+from prism_store.store import open_store
 from stage_builders import rlvr_stage, stage_config
 
 _STUB = """
@@ -38,14 +48,16 @@ from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.rollout import read_token
 die_with_parent(inherited_ancestor())
 port = int(next(a for a in sys.argv if a.startswith("--port=")).partition("=")[2])
+ready_at = 0
 exec(os.environ.get("STUB", ""))
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         known = self.headers["Authorization"] == "Bearer " + read_token(os.environ)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         ok = known and self.path == "/v1/chat/completions" and body["max_completion_tokens"] == 1
-        self.send_response(200 if ok else 400)
+        self.send_response((200 if ok else 400) if time.monotonic() > ready_at else 503)
         self.end_headers()
+        self.wfile.write(b"" if ok else b"no")
     def log_message(self, *_):
         pass
 HTTPServer(("127.0.0.1", port), Handler).serve_forever()
@@ -175,6 +187,26 @@ def test_a_server_that_ends_ends_the_command_at_once(place: Workplace) -> None:
     assert time.monotonic() - started < 20
 
 
+def test_a_server_that_refuses_to_answer_ends_the_attempt_at_once_with_what_it_says(
+    place: Workplace,
+) -> None:
+    """As one does with a token of its own."""
+    ended = place.run(
+        "print('trained')",
+        stub="def read_token(_): return 'another'",
+    )
+    assert (ended.code, ended.output) == (1, "")
+    assert "refuses to answer (400: no)" in place.message
+
+
+def test_a_server_that_is_not_ready_yet_is_waited_for(place: Workplace) -> None:
+    ended = place.run(
+        "print('trained')",
+        stub="ready_at = time.monotonic() + 1",
+    )
+    assert (ended.code, ended.output) == (0, "trained\n")
+
+
 def test_a_request_to_stop_reaches_the_command(place: Workplace) -> None:
     program = (
         "import pathlib, signal, sys, time\n"
@@ -264,6 +296,70 @@ def test_nobody_outlives_a_killed_attempt(place: Workplace) -> None:
         assert len(children) == 2
         process.kill()
     wait_until(lambda: not any(child.is_running() for child in children))
+
+
+def test_a_reserved_port_is_given_to_nobody_but_the_server_that_names_it() -> None:
+    """Even if that binds it much later, and as vLLM does, so that two could share it."""
+    with reserved_port() as holder:
+        others = [reserved_port() for _ in range(2000)]
+        assert port_of(holder) not in {port_of(other) for other in others}
+        for other in others:
+            other.close()
+        with socket.socket() as listener, socket.socket() as stranger:
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                listener.setsockopt(socket.SOL_SOCKET, option, 1)
+            listener.bind(("127.0.0.1", port_of(holder)))
+            listener.listen()
+            with socket.create_connection(("127.0.0.1", port_of(holder)), timeout=5):
+                listener.accept()[0].close()
+            with pytest.raises(OSError, match="in use"):
+                stranger.bind(("127.0.0.1", port_of(holder)))
+
+
+def test_an_attempt_holds_its_servers_port_before_they_listen(place: Workplace) -> None:
+    with place.start("print('trained')", stub="time.sleep(60)") as process:
+        wait_until(lambda: bool(psutil.Process(process.pid).children()))
+        (server,) = psutil.Process(process.pid).children()
+        wait_until(lambda: "--model" in " ".join(server.cmdline()))
+        (port,) = (a.partition("=")[2] for a in server.cmdline() if a.startswith("--port="))
+        with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+            stranger.bind(("127.0.0.1", int(port)))
+        process.terminate()
+        assert process.wait(_PATIENCE_SECONDS) == 75
+
+
+def fetched_by(attempt: Path) -> Path:
+    """What a server leaves when it is killed."""
+    weights = attempt / "rollout-0/weights/v1-abc/model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("gigabytes")
+    (attempt / "rollout-0/log.txt").write_text("what happened")
+    return weights
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_of_servers_that_have_ended_only_the_logs_stay_on_disk(place: Workplace, code: int) -> None:
+    earlier = fetched_by(place.folder.parent / "a1")
+    now = place.folder / "rollout-0/weights/v2-def"
+    program = f"import pathlib; assert not pathlib.Path({str(earlier)!r}).exists(); "
+    program += f"pathlib.Path({str(now)!r}).mkdir(parents=True); raise SystemExit({code})"
+    ended = place.run(program)
+    assert ended.code == code, ended.errors
+    assert (place.folder.parent / "a1/rollout-0/log.txt").read_text() == "what happened"
+    assert [path.name for path in (place.folder / "rollout-0").iterdir()] == ["log.txt"]
+
+
+@pytest.mark.parametrize(("code", "is_kept"), [(0, False), (1, True), (75, True)])
+def test_published_weights_go_with_the_end_of_the_stage(
+    place: Workplace, code: int, is_kept: bool
+) -> None:
+    config = parse_json(StageConfig, (place.folder / "stage.json").read_bytes(), "stage.json")
+    store = open_store(config.stage_uri)
+    store.put("weights/v3/model.safetensors", b"gigabytes")
+    store.put("a1/result.json", b"{}")
+    assert place.run(f"raise SystemExit({code})").code == code
+    assert store.exists("weights/v3/model.safetensors") == is_kept
+    assert store.exists("a1/result.json")
 
 
 def test_the_token_is_new_and_private_each_time(tmp_path: Path) -> None:

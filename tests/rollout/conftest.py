@@ -26,7 +26,7 @@ def _served(kind: Kind, folder: Path) -> Iterator[Served]:
         encoder = Encoder(processor, model.config.image_token_id)  # type: ignore[union-attr]
         yield Served(kind, server, processor, encoder)
     finally:
-        server.process.stop()
+        server.stop()
 
 
 @pytest.fixture(scope="session")

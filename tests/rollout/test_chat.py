@@ -23,6 +23,7 @@ from prism_trainer.rollouts.faults import Fault, Kind
 from rollout_servers import build_requests
 from served_models import mixed_rows, picture_bytes
 
+EOS = 2
 SERVER = "http://one:8000"
 WEIGHTS = Weights(version=12, checkpoint=CheckpointRef(uri="file:///w/v12", digest="4" * 64))
 
@@ -93,15 +94,15 @@ def test_an_image_may_lie_in_a_file(tmp_path: Path) -> None:
 
 
 def test_turns_keep_their_order_of_texts_and_images(requests: list[Request]) -> None:
-    messages = chat_request(requests[2], SamplingParams(8))["messages"]
+    messages = chat_request(requests[2], SamplingParams(8), EOS)["messages"]
     kinds = [part.get("text", part["type"]) for part in messages[0]["content"]]
     assert kinds == ["First ", "image_url", " then ", "image_url", ": which is larger?"]
-    turns = chat_request(requests[3], SamplingParams(8))["messages"]
+    turns = chat_request(requests[3], SamplingParams(8), EOS)["messages"]
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
 
 
 def test_no_sampling_parameter_is_left_to_a_default(requests: list[Request]) -> None:
-    body = chat_request(requests[0], SamplingParams(9, temperature=0.7))
+    body = chat_request(requests[0], SamplingParams(9, temperature=0.7), EOS)
     assert {name: body[name] for name in ("temperature", "max_completion_tokens", "n", "seed")} == {
         "temperature": 0.7,
         "max_completion_tokens": 9,
@@ -117,6 +118,13 @@ def test_no_sampling_parameter_is_left_to_a_default(requests: list[Request]) -> 
         "repetition_penalty": 1,
     }
     assert {name: body[name] for name in neutral} == neutral
+
+
+def test_the_trainers_end_token_is_the_only_one_that_ends_a_response(
+    requests: list[Request],
+) -> None:
+    body = chat_request(requests[0], SamplingParams(9), 7)
+    assert (body["stop_token_ids"], body["ignore_eos"]) == ([7], True)
 
 
 def an_answer(request: Request, *choices: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +154,7 @@ def test_samples_are_sorted_and_keep_tokens_scores_end_and_version(
 
 
 def test_a_greedy_answer_is_asked_for_once_and_serves_all_seeds(requests: list[Request]) -> None:
-    assert chat_request(requests[0], SamplingParams(4, temperature=0.0))["n"] == 1
+    assert chat_request(requests[0], SamplingParams(4, temperature=0.0), EOS)["n"] == 1
     answer = an_answer(requests[0], a_choice(0, [7]))
     both = completions_of(answer, requests[0], SERVER, WEIGHTS)
     assert [c.tokens.tolist() for c in both] == [[7], [7]]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from prism_api.errors import PrismError, RolloutError, SpecError
 from prism_api.resources import DataSource, Rollout
-from prism_api.rollout import TOKEN_VARIABLE, URLS_VARIABLE
+from prism_api.rollout import TOKEN_VARIABLE, URLS_VARIABLE, UpdateDeadlines
+from prism_trainer import distributed
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.digits.processor import build_processor
 from prism_trainer.digits.tokenizer import build_tokenizer
@@ -149,6 +151,17 @@ def test_a_server_gets_the_weights_before_the_first_request(
     assert [h["x-prism-weights"] for h in one.headers if "x-prism-weights" in h] == [digest]
 
 
+def test_a_server_has_the_time_to_name_the_part_of_an_update_that_was_too_slow() -> None:
+    """Even if it first waits for the update that another process has asked for."""
+    assert Limits().update > 2 * UpdateDeadlines().total == 2 * (1800 + 60 + 600 + 60)
+
+
+def test_peers_wait_longer_than_one_process_may_wait_for_a_request() -> None:
+    """Or the collective that they are in would end the stage first."""
+    longest = Limits().update + Budget().attempts * Limits().request
+    assert timedelta(seconds=longest) <= distributed._TIMEOUT < timedelta(hours=12)
+
+
 def test_every_request_carries_the_token(trainer: Trainer, one: Scripted) -> None:
     trainer.sample(3)
     assert {headers["authorization"] for headers in one.headers} == {"Bearer a-token"}
@@ -263,6 +276,20 @@ def test_a_slow_server_that_makes_progress_is_waited_for(trainer: Trainer, one: 
     one.replies[CHAT] = slowly
     assert len(trainer.sample()) == 1
     assert one.counts[CHAT] == 1
+
+
+def test_a_server_without_work_is_not_stalled_however_long_another_takes(
+    pair: Trainer, one: Scripted, two: Scripted
+) -> None:
+    def slowly(handler: Handler) -> None:
+        time.sleep(4 * LIMITS.stall)
+        handler.reply(200, two.answer)
+
+    two.replies[CHAT] = slowly
+    one.replies["GET /metrics"] = say(200, metrics(3))
+    completions = pair.sample(2)
+    assert {c.tokens.tolist()[0] for c in completions} == {1, 2}
+    assert one.counts[STATE] == 1, "or it was taken for stalled and admitted again"
 
 
 def test_work_of_a_stalled_server_is_done_by_another(

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,14 @@ class UpdaterStub:
     def __init__(self) -> None:
         self.current: Weights | None = None
         self.error: Exception | None = None
+        self.is_changing = False
+        self.requests = 0
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        self.requests += 1
+        yield
+        self.requests -= 1
 
     async def update(self, engine: object, wanted: Weights) -> None:
         assert engine is ENGINE
@@ -51,9 +60,10 @@ class UpdaterStub:
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    for name in (TOKEN_VARIABLE, TOKEN_FILE_VARIABLE, MODEL_VARIABLE):
+    for name in (TOKEN_VARIABLE, TOKEN_FILE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(MODEL_VARIABLE, str(tmp_path))
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="0.32.0"))  # type: ignore[arg-type]
     return monkeypatch
 
@@ -269,3 +279,34 @@ def test_an_answer_names_the_weights_in_use_when_it_begins(
     headers = KNOWN | {DIGEST_HEADER: "3" * 64}
     answer = call(app, "/v1/chat/completions", headers, "POST")
     assert (answer.status, answer.headers[DIGEST_HEADER]) == (200, "4" * 64)
+
+
+@pytest.mark.parametrize("headers", [KNOWN, KNOWN | {DIGEST_HEADER: "4" * 64}])
+def test_nobody_is_let_in_while_weights_are_replaced(
+    app: RolloutMiddleware, updater: UpdaterStub, headers: dict[str, str]
+) -> None:
+    updater.current, updater.is_changing = WEIGHTS, True
+    answer = call(app, "/v1/chat/completions", headers, "POST")
+    assert (answer.status, "are being replaced" in answer.body) == (503, True)
+    refused = call(app, "/v1/realtime", KNOWN, kind="websocket")
+    assert [m["type"] for m in refused.messages] == ["websocket.close"]
+    assert call(app, "/prism/weights", KNOWN, engine=ENGINE).status == 200
+    assert call(app, "/health").status == 200
+
+
+@pytest.mark.parametrize("headers", [KNOWN, KNOWN | {DIGEST_HEADER: "4" * 64}])
+def test_an_update_knows_of_every_request_until_its_answer_has_ended(
+    environment: pytest.MonkeyPatch, updater: UpdaterStub, headers: dict[str, str]
+) -> None:
+    seen = []
+
+    async def counting(scope: Any, receive: Any, send: Any) -> None:
+        await vllm_stub(scope, receive, send)
+        seen.append(updater.requests)
+
+    environment.setenv(TOKEN_VARIABLE, TOKEN)
+    app = RolloutMiddleware(counting)
+    app._updater = updater  # type: ignore[assignment]
+    updater.current = WEIGHTS
+    assert call(app, "/v1/chat/completions", headers, "POST").status == 200
+    assert (seen, updater.requests) == ([1], 0)

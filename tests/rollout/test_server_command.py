@@ -6,12 +6,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import python_path
-from prism_api.errors import SpecError
+from prism_api.errors import DataError, SpecError
 from prism_api.rollout import TOKEN_VARIABLE, check_vllm
 from prism_rollout import environment
 from prism_rollout.command import (
@@ -20,11 +21,13 @@ from prism_rollout.command import (
     server_arguments,
     server_environment,
 )
+from prism_rollout.middleware import MODEL_VARIABLE
+from prism_rollout.model import model_folder
 from prism_rollout.preflight import find_errors
 from run_builders import Changes, a_plan
 
 RLVR = "spec.stages.rlvr"
-OPTIONS = ServerOptions("/models/tiny", 8000, Path("/work/server"), max_model_len=256)
+OPTIONS = ServerOptions(Path("/models/tiny"), 8000, Path("/work/server"), max_model_len=256)
 
 
 def flags(options: ServerOptions) -> dict[str, str]:
@@ -43,13 +46,13 @@ def test_the_models_own_sampling_defaults_are_left_out() -> None:
 def test_every_server_is_guarded_and_local_unless_told_otherwise() -> None:
     assert flags(OPTIONS)["--middleware"] == "prism_rollout.middleware.RolloutMiddleware"
     assert flags(OPTIONS)["--host"] == "127.0.0.1"
-    assert "VLLM_SERVER_DEV_MODE" not in server_environment(OPTIONS)
+    assert "VLLM_SERVER_DEV_MODE" not in server_environment(OPTIONS, {})
 
 
 def test_a_cpu_server_computes_in_float32_and_compiles_nothing() -> None:
     assert flags(OPTIONS)["--dtype"] == "float32"
     assert "--enforce-eager" in server_arguments(OPTIONS)
-    assert server_environment(OPTIONS)["TORCH_COMPILE_DISABLE"] == "1"
+    assert server_environment(OPTIONS, {})["TORCH_COMPILE_DISABLE"] == "1"
 
 
 def test_a_gpu_server_computes_in_bfloat16_on_all_its_gpus() -> None:
@@ -57,13 +60,56 @@ def test_a_gpu_server_computes_in_bfloat16_on_all_its_gpus() -> None:
     assert flags(options)["--dtype"] == "bfloat16"
     assert flags(options)["--tensor-parallel-size"] == "2"
     assert "--enforce-eager" not in server_arguments(options)
-    assert "TORCH_COMPILE_DISABLE" not in server_environment(options)
+    assert "TORCH_COMPILE_DISABLE" not in server_environment(options, {})
 
 
 def test_everything_that_a_server_writes_lies_in_its_folder() -> None:
-    environment = server_environment(OPTIONS)
+    environment = server_environment(OPTIONS, {})
     for name in ("TMPDIR", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR"):
         assert Path(environment[name]).is_relative_to(OPTIONS.folder)
+
+
+def test_settings_that_a_shell_has_for_other_servers_do_not_reach_ours() -> None:
+    shell = {
+        "VLLM_API_KEY": "another",
+        "VLLM_PLUGINS": "theirs",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_LOGGING_LEVEL": "DEBUG",
+        "TMPDIR": "/tmp",
+    }
+    environment = server_environment(OPTIONS, shell)
+    assert environment.keys() & shell.keys() == {"VLLM_LOGGING_LEVEL", "TMPDIR"}
+    assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert environment["TMPDIR"] == "/work/server/tmp"
+
+
+def in_hub_cache(cache: Path, name: str) -> Path:
+    """The snapshot of a model as the hub's client keeps it."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("c0ffee")
+    snapshot = repository / "snapshots/c0ffee"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    return snapshot
+
+
+def test_a_model_of_the_hub_is_served_from_its_folder_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its shapes would not be compared with those of the weights that it gets."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    snapshot = in_hub_cache(tmp_path, "org/tiny")
+    assert model_folder("org/tiny") == snapshot
+    assert model_folder(str(snapshot)) == snapshot
+    options = replace(OPTIONS, model=model_folder("org/tiny"))
+    assert server_environment(options, {})[MODEL_VARIABLE] == str(snapshot)
+    with pytest.raises(DataError, match=r"org/other: is no folder and cannot be fetched \("):
+        model_folder("org/other")
+    (snapshot / "config.json").unlink()
+    with pytest.raises(DataError, match=r"c0ffee: has no config\.json"):
+        model_folder(str(snapshot))
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))

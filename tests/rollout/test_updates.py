@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from prism_api.checkpoint import CheckpointManifest
 from prism_api.errors import StoreError
-from prism_api.rollout import Weights
+from prism_api.rollout import UpdateDeadlines, Weights
 from prism_api.uris import file_uri
+from prism_rollout import update
 from prism_rollout.fetcher import fetch, tensor_shapes
-from prism_rollout.update import Deadlines, UpdateFailed, WeightUpdater
+from prism_rollout.update import UpdateFailed, WeightUpdater
 from prism_store.checkpoints import write_checkpoint
 from prism_store.store import DirectoryStore
 
@@ -41,9 +45,11 @@ class World:
         self.fetched.mkdir()
         save_file(arrays(), self.model / "model.safetensors")
 
-    def publish(self, version: int, tensors: Arrays | None = None) -> Weights:
+    def publish(self, version: int, tensors: Arrays | None = None, more_files: int = 0) -> Weights:
         folder = self.root / "draft"
         folder.mkdir()
+        for number in range(more_files):
+            (folder / f"more-{number}.json").write_text("{}")
         save_file(tensors or arrays(version), folder / "model-00000.safetensors")
         describe = CheckpointManifest(
             run_uid="00000000",
@@ -66,7 +72,7 @@ class World:
     def fetch(self, weights: Weights) -> Path:
         return fetch(weights, self.fetched, self.model)
 
-    def updater(self, deadlines: Deadlines | None = None) -> WeightUpdater:
+    def updater(self, deadlines: UpdateDeadlines | None = None) -> WeightUpdater:
         return WeightUpdater(self.fetched, self.model, deadlines)
 
 
@@ -152,8 +158,7 @@ class FakeEngine:
     calls: list[str] = field(default_factory=list)
 
     async def pause_generation(self, *, mode: Any, clear_cache: bool) -> None:
-        assert clear_cache, "stale image features would be used"
-        await self._note("pause")
+        await self._note("pause" if clear_cache else "abort")
 
     async def resume_generation(self) -> None:
         await self._note("resume")
@@ -220,6 +225,135 @@ def test_damaged_weights_leave_the_engine_as_it_was(world: World) -> None:
     assert updater.current == good
 
 
+def test_a_retry_waits_for_the_fetch_that_has_missed_its_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one beside it could take, or leave, half a version."""
+    goes_on, fetches = threading.Event(), list[Weights]()
+
+    def slow_fetch(weights: Weights, folder: Path, model: Path) -> Path:
+        fetches.append(weights)
+        assert goes_on.wait(20)
+        return fetch(weights, folder, model)
+
+    monkeypatch.setattr(update, "fetch", slow_fetch)
+    updater, engine, weights = (
+        world.updater(UpdateDeadlines(fetch=0.1)),
+        FakeEngine(),
+        world.publish(1),
+    )
+
+    async def scenario() -> None:
+        for _ in range(2):
+            with pytest.raises(UpdateFailed, match=r"fetch: took longer than 0\.1 s"):
+                await updater.update(engine, weights)
+        goes_on.set()
+        while updater.current is None:
+            with suppress(UpdateFailed):
+                await updater.update(engine, weights)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert fetches == [weights]
+    assert updater.current == weights
+
+
+def test_two_fetches_of_a_version_at_once_leave_it_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is stopped between its files until the second has begun."""
+    weights = world.publish(1, arrays(1), more_files=3)
+    first_is_half_done, second_is_done = threading.Event(), threading.Event()
+    link, calls = os.link, list[str]()
+
+    def stopping_link(source: Path, target: Path) -> None:
+        link(source, target)
+        calls.append(target.name)
+        if len(calls) == 2:
+            first_is_half_done.set()
+            assert second_is_done.wait(20)
+
+    monkeypatch.setattr(os, "link", stopping_link)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(world.fetch, weights)
+        assert first_is_half_done.wait(20)
+        whole = sorted(path.name for path in world.fetch(weights).iterdir())
+        second_is_done.set()
+        with suppress(StoreError):
+            slow.result()
+    (left,) = world.fetched.iterdir()
+    assert sorted(path.name for path in left.iterdir()) == whole
+    assert len(whole) == 4
+
+
+@dataclass
+class Crowd:
+    """Requests that are rendered for a while, as vLLM does before its engine has them, and last
+    until the engine is told to abort them."""
+
+    updater: WeightUpdater
+    engine: "AbortingEngine"
+
+    async def ask(self, rendering: float) -> Weights | None:
+        """The weights with which it was answered."""
+        with self.updater.request():
+            await asyncio.sleep(rendering)
+            ended = asyncio.Event()
+            self.engine.running.append(ended)
+            await ended.wait()
+            return self.updater.current
+
+
+@dataclass
+class AbortingEngine(FakeEngine):
+    """Ends all that it has when it is paused, and nothing that comes later."""
+
+    running: list[asyncio.Event] = field(default_factory=list)
+
+    async def pause_generation(self, *, mode: Any, clear_cache: bool) -> None:
+        assert mode == "abort"
+        await super().pause_generation(mode=mode, clear_cache=clear_cache)
+        for ended in self.running:
+            ended.set()
+        self.running.clear()
+
+
+def test_no_request_crosses_an_update_even_if_the_engine_gets_it_late(world: World) -> None:
+    engine, updater = AbortingEngine(), world.updater()
+    crowd, seen = Crowd(updater, engine), list[int]()
+
+    async def scenario() -> list[Weights | None]:
+        first, second = world.publish(1), world.publish(2)
+        await updater.update(engine, first)
+        engine.calls.clear()
+        requests = [asyncio.create_task(crowd.ask(0.04 * i)) for i in range(6)]
+        await asyncio.sleep(0.01)
+        for request in requests:
+            request.add_done_callback(lambda _: seen.append(len(engine.calls)))
+        await updater.update(engine, second)
+        await updater.update(engine, first)
+        return await asyncio.gather(*requests)
+
+    answered_with = asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert answered_with == [None] * 6, "or a server that gets its old weights back passes for it"
+    aborts = engine.calls.index("pause")
+    assert engine.calls[:aborts] == ["abort"] * aborts
+    assert max(seen) <= aborts < len(engine.calls), "caches are cleared after the last request"
+    assert engine.calls[aborts:] == ["pause", "load", "resume"] * 2
+    assert not updater.is_changing
+
+
+def test_a_request_that_never_ends_is_found_by_the_pauses_deadline(world: World) -> None:
+    updater = world.updater(UpdateDeadlines(pause=0.3))
+
+    async def scenario() -> None:
+        with updater.request():
+            await updater.update(FakeEngine(), world.publish(1))
+
+    with pytest.raises(UpdateFailed, match=r"pause: took longer than 0\.3 s"):
+        asyncio.run(scenario())
+    assert not updater.is_changing
+
+
 @pytest.mark.parametrize("part", ["pause", "load", "resume"])
 def test_a_part_that_fails_is_named_and_nobody_is_served_until_the_next_try(
     world: World, part: str
@@ -235,7 +369,7 @@ def test_a_part_that_fails_is_named_and_nobody_is_served_until_the_next_try(
 
 @pytest.mark.parametrize("part", ["pause", "load", "resume"])
 def test_a_part_that_hangs_is_named_after_its_deadline(world: World, part: str) -> None:
-    updater = world.updater(Deadlines(fetch=9, pause=0.05, load=0.05, resume=0.05))
+    updater = world.updater(UpdateDeadlines(fetch=9, pause=0.05, load=0.05, resume=0.05))
     with pytest.raises(UpdateFailed, match=f"{part}: took longer than 0.05 s"):
         asyncio.run(updater.update(FakeEngine(hangs=part), world.publish(1)))
     assert updater.current is None

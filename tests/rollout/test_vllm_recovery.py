@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+import torch
+from transformers import PreTrainedModel
 
 from prism_api.errors import RolloutError
 from prism_trainer.rollouts import Completion, SamplingParams
@@ -24,6 +26,8 @@ pytestmark = pytest.mark.vllm
 PATIENT = Budget(attempts=10, outage_seconds=READY_SECONDS)
 IMPATIENT = Budget(attempts=2, outage_seconds=2.0)
 LONG = SamplingParams(400, temperature=0.0)
+OFTEN = 12
+"""Times that a long rollout has each row: what looks on must see it, on a busy machine too."""
 
 
 class Background:
@@ -49,16 +53,17 @@ class Background:
             raise self.error
         return self.result
 
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 60) -> None:
+        """For something that is to happen before it ends."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert self.is_running, f"it has ended ({self.error})"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
     @property
     def is_running(self) -> bool:
         return self._thread.is_alive()
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def running_requests(served: Served) -> float:
@@ -75,19 +80,29 @@ def kill(served: Served) -> None:
     assert all_gone(processes), "a part of the killed server lives on"
 
 
-def greedy(client: VllmClient, served: Served, params: SamplingParams) -> list[Completion]:
-    requests = build_requests(served.encoder, mixed_rows())
+def endless(served: Served, seed: int) -> PreTrainedModel:
+    """A model whose likeliest token is never the end, so that something is running to be struck."""
+    model = served.model(seed)
+    with torch.no_grad():
+        model.lm_head.weight[served.encoder.eos_id] = 0.0  # type: ignore[index,union-attr,operator]
+    return model
+
+
+def greedy(
+    client: VllmClient, served: Served, params: SamplingParams, times: int = 1
+) -> list[Completion]:
+    requests = build_requests(served.encoder, mixed_rows() * times)
     return [c for (c,) in client.generate(requests, params)]
 
 
 def test_a_server_killed_in_the_middle_of_a_rollout(dense: Served, tmp_path: Path) -> None:
-    model = dense.model(8)
+    model = endless(dense, 8)
     client = build_client([dense.server], model, tmp_path, PATIENT)
     client.update_weights(11)
     expected = [dense.reference(model).greedy(row, LONG.max_tokens) for row in mixed_rows()]
 
-    rollout = Background(lambda: greedy(client, dense, LONG))
-    wait_until(lambda: running_requests(dense) > 0)
+    rollout = Background(lambda: greedy(client, dense, LONG, OFTEN))
+    rollout.wait_until(lambda: running_requests(dense) > 0)
     kill(dense)
     assert rollout.is_running
 
@@ -100,7 +115,7 @@ def test_a_server_killed_in_the_middle_of_a_rollout(dense: Served, tmp_path: Pat
 
     dense.server.restart()
     completions = rollout.wait(120)
-    assert [c.tokens.tolist() for c in completions] == expected
+    assert [c.tokens.tolist() for c in completions] == expected * OFTEN
     assert {c.weight_version for c in completions} == {11}
 
 
@@ -115,7 +130,7 @@ def test_a_server_killed_in_the_middle_of_an_update(dense: Served, tmp_path: Pat
 
     rollout = Background(lambda: greedy(client, dense, SamplingParams(16, 0.0)))
     weights = dense.server.folder / "weights"
-    wait_until(lambda: any(path.name.startswith("v12-") for path in weights.iterdir()))
+    rollout.wait_until(lambda: any(path.name.startswith("v12-") for path in weights.iterdir()))
     health = httpx2.get(f"{dense.server.url}/health", trust_env=False, timeout=30)
     assert health.status_code == 200, "a server stays ready during an update"
     assert rollout.is_running
@@ -128,13 +143,13 @@ def test_a_server_killed_in_the_middle_of_an_update(dense: Served, tmp_path: Pat
 
 
 def test_a_server_that_hangs_is_found_and_can_be_used_again(dense: Served, tmp_path: Path) -> None:
-    model = dense.model(10)
+    model = endless(dense, 10)
     hasty = build_client([dense.server], model, tmp_path, IMPATIENT, Limits(stall=3.0))
     hasty.update_weights(13)
     before = greedy(hasty, dense, SamplingParams(8, 0.0))
     worker = max(dense.server.processes(), key=lambda p: p.memory_info().rss)
-    rollout = Background(lambda: greedy(hasty, dense, LONG))
-    wait_until(lambda: running_requests(dense) > 0)
+    rollout = Background(lambda: greedy(hasty, dense, LONG, OFTEN))
+    rollout.wait_until(lambda: running_requests(dense) > 0)
     worker.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(RolloutError, match="generate: no token for"):

@@ -210,6 +210,16 @@ def _folder(process: psutil.Process) -> str:
         return ""
 
 
+def fresh_gaps(evidence: Evidence) -> list[float]:
+    """`rollout_gap_max` of the steps that were trained on no surplus of older weights."""
+    return [
+        metrics["rollout_gap_max"]
+        for row, metrics in zip(evidence.rows, evidence.history, strict=True)
+        if {use.position for part in row.trained for use in part}
+        <= {group.position for group in row.drawn}
+    ]
+
+
 def test_a_run_that_is_killed_anywhere_uses_every_step_prompt_and_sample_once(
     run: Run,
 ) -> None:
@@ -239,6 +249,9 @@ def test_a_run_that_is_killed_anywhere_uses_every_step_prompt_and_sample_once(
         assert any(len(row.drawn) < row.end - row.first for row in evidence.rows), "over-long ones"
         kept = [row for i, row in enumerate(evidence.rows) if i != steps // 2]
         assert find_problems(replace(evidence, rows=tuple(kept)))
+    gaps = fresh_gaps(run.evidence("rlvr"))
+    assert len(gaps) >= 3
+    assert 0 < max(gaps) < 1e-3, "in float32, where the server has the trainer's weights"
     command = [sys.executable, "-m", "prism_trainer.audit"]
     paths = [str(run.config(stage)) for stage in ("align", "rlvr")]
     done = subprocess.run([*command, *paths], capture_output=True, text=True, timeout=300)

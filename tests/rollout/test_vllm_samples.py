@@ -76,16 +76,20 @@ def test_samples_end_where_they_say_and_differ_by_seed(dense: Served, tmp_path: 
             assert completion.finished == (completion.tokens[-1] == eos)
             assert completion.finished or len(completion.tokens) == limit
             assert eos not in completion.tokens[:-1]
-    finished = [c.finished for completions in answers for c in completions]
-    assert 0 < sum(finished) < len(finished)
+    sampled = [c for completions in answers for c in completions]
+    assert 0 < sum(c.finished for c in sampled) < len(sampled)
+    another = dense.processor.tokenizer.pad_token_id
+    passed = [c for c in sampled if another in c.tokens[:-1]]
+    assert len(passed) > 6, "the end token that only generation_config.json names ends nothing"
 
 
 def talkative(served: Served, seed: int) -> PreTrainedModel:
-    """A model whose end token comes at many different places."""
+    """A model whose end token, and the other one of its file, come at many different places."""
     model = served.model(seed)
+    ends = [served.encoder.eos_id, served.processor.tokenizer.pad_token_id]
     with torch.no_grad():
         model.lm_head.weight.mul_(0.5)  # type: ignore[union-attr,operator]
-        model.lm_head.weight[served.encoder.eos_id] *= 2  # type: ignore[index,union-attr,operator]
+        model.lm_head.weight[ends] *= 2  # type: ignore[index,union-attr,operator]
     return model
 
 

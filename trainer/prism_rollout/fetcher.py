@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 
 from prism_api.errors import StoreError
@@ -17,20 +18,18 @@ _KEPT_VERSIONS = 2
 Shapes = dict[str, tuple[int, ...]]
 
 
-def fetch(weights: Weights, folder: Path, model: Path | None) -> Path:
+def fetch(weights: Weights, folder: Path, model: Path) -> Path:
     """The local folder with a version's tensors, every object verified against the manifest.
 
     Raises StoreError naming the object that is missing or altered, or the first tensor that the
-    model (a folder, if its shapes are to be compared) has otherwise: vLLM would load what fits and
-    only log the rest.
+    model (a folder) has otherwise: vLLM would load what fits and only log the rest.
     """
     checkpoint = read_checkpoint(weights.checkpoint)
     target = folder / f"v{weights.version}-{weights.checkpoint.digest[:12]}"
     with store_errors(target):
         if not target.is_dir():
             _materialise(checkpoint.files, target)
-        if model is not None:
-            _check_shapes(tensor_shapes(target), tensor_shapes(model), weights.checkpoint.uri)
+        _check_shapes(tensor_shapes(target), tensor_shapes(model), weights.checkpoint.uri)
         target.touch()
         _prune(folder)
     return target
@@ -51,16 +50,18 @@ def tensor_shapes(folder: Path) -> Shapes:
 
 def _materialise(files: dict[str, Path], target: Path) -> None:
     """Hard links where store and target share a file system; complete or not there at all."""
-    draft = target.with_name(f".{target.name}")
-    shutil.rmtree(draft, ignore_errors=True)
-    for name, source in files.items():
-        path = draft / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, path)
-        except OSError:
-            shutil.copyfile(source, path)
-    draft.rename(target)
+    # A draft of its own: a fetch that was given up may still be writing the same version.
+    with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as folder:
+        draft = Path(folder) / target.name
+        draft.mkdir()
+        for name, source in files.items():
+            path = draft / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, path)
+            except OSError:
+                shutil.copyfile(source, path)
+        draft.rename(target)
 
 
 def _check_shapes(ours: Shapes, models: Shapes, uri: str) -> None:

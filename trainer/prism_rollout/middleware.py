@@ -26,7 +26,7 @@ from prism_rollout.update import UpdateFailed, WeightUpdater
 FOLDER_VARIABLE = "PRISM_ROLLOUT_FOLDER"
 """Environment: where fetched weights go."""
 MODEL_VARIABLE = "PRISM_ROLLOUT_MODEL"
-"""Environment: the folder of the model that the server was started with, if it is one."""
+"""Environment: the folder of the model that the server was started with."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -47,10 +47,8 @@ class RolloutMiddleware:
     def __init__(self, app: App) -> None:
         self._app = app
         self._expected = b"Bearer " + read_token(os.environ).encode()
-        model = os.environ.get(MODEL_VARIABLE)
-        self._updater = WeightUpdater(
-            Path(os.environ[FOLDER_VARIABLE]), Path(model) if model else None
-        )
+        folder, model = (Path(os.environ[name]) for name in (FOLDER_VARIABLE, MODEL_VARIABLE))
+        self._updater = WeightUpdater(folder, model)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on to vLLM."""
@@ -61,11 +59,14 @@ class RolloutMiddleware:
             return await _refuse(scope, send, 401, "the run's bearer token is missing or wrong")
         if scope["type"] == "http" and scope["path"] == WEIGHTS_PATH:
             return await self._weights(scope, receive, send)
+        if self._updater.is_changing:
+            return await _refuse(scope, send, 503, "the weights are being replaced")
         wanted = headers.get(_DIGEST_BYTES)
         if wanted is not None and wanted.decode("latin-1") != self._digest():
             problem = f"weights {wanted[:12]!r} were asked for, {self._digest()[:12]!r} are loaded"
             return await _refuse(scope, send, 409, problem)
-        await self._app(scope, receive, self._signed(send))
+        with self._updater.request():
+            await self._app(scope, receive, self._signed(send))
 
     def _signed(self, send: Send) -> Send:
         """Names in each answer the weights that are in use when it begins: an update may have come

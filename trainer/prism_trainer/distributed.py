@@ -11,9 +11,12 @@ from torch import Tensor
 
 from prism_api.errors import FieldProblem, SpecError
 from prism_api.resources import Workers
+from prism_api.rollout import LONGEST_WAIT_SECONDS
 
 T = TypeVar("T")
-_TIMEOUT = timedelta(minutes=30)
+_TIMEOUT = timedelta(seconds=LONGEST_WAIT_SECONDS)
+"""Of one process for the others, one of which may wait for rollout servers or write a checkpoint
+meanwhile. A process that ends is noticed at once all the same: torchrun ends the others."""
 
 
 @dataclass(frozen=True)

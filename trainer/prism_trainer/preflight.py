@@ -19,6 +19,7 @@ from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.resources import DataSource, ModelSource
+from prism_api.rollout import IMAGES_PER_PROMPT
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, Discriminator, LoraModule, RlvrStage, SftStage
 from prism_api.uris import local_path, scheme
@@ -84,9 +85,11 @@ def find_errors(paths: Sequence[Path]) -> list[PrismError]:
             check_lengths(config, files)
         with _noted(errors):
             _check_discriminator(config, files)
+    served = {use for config in configs if _is_served(config) for use in data_of(config)}
     for use, limit in uses.items():
         with _noted(errors):
-            check_dataset(use.sources, use.need, limit)
+            most_images = IMAGES_PER_PROMPT if use in served else None
+            check_dataset(use.sources, use.need, limit, most_images)
     return errors
 
 
@@ -120,6 +123,10 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
             yield DataUse((source,), "truth")
     if config.evaluation is not None:
         yield DataUse((config.evaluation.data,), "truth")
+
+
+def _is_served(config: StageConfig) -> bool:
+    return config.rollout is not None and config.rollout.backend == "vllm"
 
 
 def _is_local(uri: str) -> bool:

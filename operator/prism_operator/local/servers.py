@@ -11,22 +11,25 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from prism_api.base import parse_json
-from prism_api.errors import FieldProblem, PrismError, RolloutError, SpecError
+from prism_api.errors import FieldProblem, PrismError, RolloutError, SpecError, StoreError
 from prism_api.exit_codes import PERMANENT, ExitCode
 from prism_api.names import ANCESTOR_VARIABLE
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.rollout import (
     GPUS_VARIABLE,
+    PUBLISHED_FOLDER,
     SERVED_MODEL,
     TOKEN_FILE_VARIABLE,
     URLS_VARIABLE,
@@ -36,6 +39,7 @@ from prism_api.rollout import (
 from prism_api.stage_config import StageConfig
 from prism_api.stages import SftStage
 from prism_api.uris import local_path, scheme
+from prism_store.store import open_store
 
 _READY_SECONDS = 1800.0
 _POLL_SECONDS = 0.2
@@ -85,8 +89,8 @@ class ServerProcess:
         )
 
     def wait(self, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Whether it has generated a token before it was given up; raises RolloutError if it ends
-        or is not ready in time."""
+        """Whether it has generated a token before it was given up; raises RolloutError if it
+        ends, refuses to, or is not ready in time."""
         deadline = time.monotonic() + seconds
         while not given_up():
             self.check()
@@ -134,8 +138,17 @@ class ServerProcess:
             },
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with suppress(OSError), direct.open(request, timeout=60) as answer:
-            return bool(answer.status == 200)
+        try:
+            with direct.open(request, timeout=60) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as refusal:
+            if refusal.code < 500:  # it is up, and will say so again
+                said = f"{refusal.code}: {refusal.read(500).decode(errors='replace')}"
+                raise RolloutError(
+                    f"the rollout server at {self.url} refuses to answer ({said}); see {self.log}"
+                ) from None
+        except OSError:
+            pass  # nobody listens yet
         return False
 
 
@@ -221,20 +234,29 @@ class _Attempt:
         """Exit code of the command; raises RolloutError if a server ends before it."""
         token_file = new_token(self._folder / "rollout-token")
         servers: list[ServerProcess] = []
+        ports = ExitStack()
+        for attempt in self._folder.parent.iterdir():
+            _keep_only_logs(attempt)  # of an attempt that was killed, whatever it was about to do
         try:
-            self._start(servers, token_file)
+            self._start(servers, token_file, ports)
             for server in servers:
                 server.wait(_READY_SECONDS, lambda: bool(self._signals))
             if self._signals:
                 return int(ExitCode.SAVED)
-            return self._train(servers, token_file)
+            code = self._train(servers, token_file)
+            if code == ExitCode.DONE:
+                with suppress(StoreError):  # the stage is done all the same
+                    open_store(self._config.stage_uri).delete(PUBLISHED_FOLDER)
+            return code
         finally:
             for server in servers:
                 server.ask_to_stop()
             for server in servers:
                 server.wait_for_end()
+            ports.close()
+            _keep_only_logs(self._folder)
 
-    def _start(self, servers: list[ServerProcess], token_file: Path) -> None:
+    def _start(self, servers: list[ServerProcess], token_file: Path, ports: ExitStack) -> None:
         """Add the stage's servers to the list, unless a stop is requested."""
         config = self._config
         assert config.rollout is not None, "only stages that sample have servers"
@@ -242,7 +264,8 @@ class _Attempt:
         for number, gpus in enumerate(server_gpus(config.workers, config.rollout)):
             if not self._signals:
                 folder = self._folder / f"rollout-{number}"
-                server = ServerProcess(arguments, folder, token_file, free_port(), gpus)
+                port = port_of(ports.enter_context(reserved_port()))
+                server = ServerProcess(arguments, folder, token_file, port, gpus)
                 servers.append(server)
 
     def _train(self, servers: Sequence[ServerProcess], token_file: Path) -> int:
@@ -267,15 +290,31 @@ class _Attempt:
         return int(ExitCode.SAVED) if -code in passed_on else code
 
 
+def _keep_only_logs(attempt: Path) -> None:
+    """Delete what an attempt's servers have fetched and cached: two versions of all weights each,
+    which nobody reads again and hard links keep on the disk."""
+    for folder in attempt.glob("rollout-*/*/"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _environment(token_file: Path) -> dict[str, str]:
     """Of servers and trainer, which end with this process."""
     own = {TOKEN_FILE_VARIABLE: str(token_file), ANCESTOR_VARIABLE: str(os.getpid())}
     return {**os.environ, **own}
 
 
-def free_port() -> int:
-    """A port that nobody on this machine listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def reserved_port() -> socket.socket:
+    """A port of this machine for a server to listen on, which nobody else is given as long as the
+    socket is open: one server binds its port only after minutes, and a second one beside it would
+    share it, as vLLM allows."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    # After it was bound: whoever names the port and says the same may bind it too.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return holder
+
+
+def port_of(holder: socket.socket) -> int:
+    """Its number."""
+    port: int = holder.getsockname()[1]
+    return port

@@ -5,7 +5,7 @@
 import os
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -83,54 +83,72 @@ class Dataset:
         return _parsed(table, index, table.row(index), self._need)
 
 
+RowCheck = Callable[[Table, int, RawRow], None]
+"""Of a table's row by number; raises DataError."""
+
+
 def check_dataset(
-    sources: Sequence[DataSource], need: Need, limit: TextLimit | None = None
+    sources: Sequence[DataSource],
+    need: Need,
+    limit: TextLimit | None = None,
+    most_images: int | None = None,
 ) -> None:
     """Read every row and its pictures once, in order and in bounded memory.
 
     Raises DataError for a file that is missing, unreadable or empty, and for the first bad row,
-    naming file and row; texts of teachers and students may have a limit.
+    naming file and row; texts of teachers and students may have a limit, and the images that a
+    rollout server takes in a prompt.
     """
+
+    def check(table: Table, index: int, raw: RawRow) -> None:
+        row = _parsed(table, index, raw, need)
+        _check_images(row, most_images)
+        if limit is not None:
+            _check_texts(row, limit)
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for table in _opened(sources):
-            _check_table(table, need, limit, threads)
+            _check_table(table, check, threads)
 
 
-def _check_table(
-    table: Table, need: Need, limit: TextLimit | None, threads: ThreadPoolExecutor
-) -> None:
+def _check_table(table: Table, check: RowCheck, threads: ThreadPoolExecutor) -> None:
     pending: deque[Future[None]] = deque()
-    for check in _checks(table, need, limit, threads):
-        pending.append(check)
+    for checked in _checks(table, check, threads):
+        pending.append(checked)
         if len(pending) > _CHECKED_TOGETHER:
             pending.popleft().result()
-    for check in pending:
-        check.result()
+    for checked in pending:
+        checked.result()
 
 
-def _checks(
-    table: Table, need: Need, limit: TextLimit | None, threads: ThreadPoolExecutor
-) -> Iterator[Future[None]]:
+def _checks(table: Table, check: RowCheck, threads: ThreadPoolExecutor) -> Iterator[Future[None]]:
     """One for each row, in order, and a failed one where the file can be read no further."""
     try:
         for index, raw in enumerate(table.rows()):
-            yield threads.submit(_check, table, index, raw, need, limit)
+            yield threads.submit(check, table, index, raw)
     except DataError as error:
         failed: Future[None] = Future()
         failed.set_exception(error)
         yield failed
 
 
-def _check(table: Table, index: int, raw: RawRow, need: Need, limit: TextLimit | None) -> None:
-    """Parse a row, and do what takes too long to be done again at each use."""
-    row = _parsed(table, index, raw, need)
+def _check_images(row: Row, most: int | None) -> None:
+    """What takes too long to be done again at each use."""
+    if most is not None and len(row.images) > most:
+        raise DataError(
+            f"{row.origin}: has {len(row.images)} images, a rollout server takes {most}; leave the "
+            "row out, or set rollout: {backend: inprocess}"
+        )
     for image in row.images:
         check_image(image, row.origin)
-    if limit is not None:
-        for text in (row.response, _whole(row.teacher_caption, row.teacher_reasoning)):
-            limit.check(text or "", row.origin, "the teacher's text")
-        student = _whole(row.student_caption, row.student_reasoning)
-        limit.check(student, row.origin, "the student's text")
+
+
+def _check_texts(row: Row, limit: TextLimit) -> None:
+    """The same for texts."""
+    for text in (row.response, _whole(row.teacher_caption, row.teacher_reasoning)):
+        limit.check(text or "", row.origin, "the teacher's text")
+    student = _whole(row.student_caption, row.student_reasoning)
+    limit.check(student, row.origin, "the student's text")
 
 
 def _whole(caption: str | None, reasoning: str | None) -> str:

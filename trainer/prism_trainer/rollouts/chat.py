@@ -24,8 +24,8 @@ from prism_trainer.rollouts.faults import Fault, Kind
 OPERATION = "generate"
 
 
-def chat_request(request: Request, params: SamplingParams) -> dict[str, Any]:
-    """The JSON body; sample i is drawn from the first seed + i.
+def chat_request(request: Request, params: SamplingParams, eos_id: int) -> dict[str, Any]:
+    """The JSON body; sample i is drawn from the first seed + i and ends with the token `eos_id`.
 
     Every parameter is explicit, so that no default of server or model plays a part.
     """
@@ -48,6 +48,10 @@ def chat_request(request: Request, params: SamplingParams) -> dict[str, Any]:
         "top_logprobs": 0,
         "return_token_ids": True,
         "skip_special_tokens": False,
+        # Published chat models name more end tokens in generation_config.json, and vLLM would end
+        # a response at any of them, whatever --generation-config says.
+        "ignore_eos": True,
+        "stop_token_ids": [eos_id],
     }
 
 

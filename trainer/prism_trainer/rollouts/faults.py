@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from prism_api.errors import RolloutError
+from prism_api.rollout import REQUEST_ATTEMPTS
 
 
 class Kind(Enum):
@@ -29,8 +30,7 @@ class Fault(Exception):
 class Budget:
     """How much is forgiven."""
 
-    attempts: int = 4
-    """Times that one request is sent, on the same or another server."""
+    attempts: int = REQUEST_ATTEMPTS
     outage_seconds: float = 60.0
     """Time without a sign of life from any server."""
     first_pause_seconds: float = 0.2

@@ -9,7 +9,7 @@ import torch
 
 from prism_api.checkpoint import CheckpointManifest
 from prism_api.errors import StoreError
-from prism_api.rollout import Weights
+from prism_api.rollout import PUBLISHED_FOLDER, Weights
 from prism_api.stage_config import StageConfig
 from prism_store.checkpoints import write_checkpoint
 from prism_store.store import Store, store_errors
@@ -17,9 +17,6 @@ from prism_trainer.distributed import Ranks
 from prism_trainer.engine.sources import TensorSource, cast
 from prism_trainer.models import published
 from prism_trainer.tensor_files import write_model
-
-_FOLDER = "weights"
-"""In the stage's folder of the store, beside its attempts."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Publisher:
         return reference
 
     def _write(self, tensors: Mapping[str, TensorSource], version: int) -> Weights:
-        folder, config = self.work_folder / _FOLDER, self.config
+        folder, config = self.work_folder / PUBLISHED_FOLDER, self.config
         shutil.rmtree(folder, ignore_errors=True)
         manifest = CheckpointManifest(
             run_uid=config.run.uid,
@@ -58,7 +55,7 @@ class Publisher:
             parent=config.init_from,
             objects=(),
         )
-        key = f"{_FOLDER}/v{version}"
+        key = f"{PUBLISHED_FOLDER}/v{version}"
         self.store.delete(key)
         try:
             with store_errors(folder):
@@ -70,7 +67,7 @@ class Publisher:
             shutil.rmtree(folder, ignore_errors=True)
             self.store.delete(key)
             raise
-        for name in self.store.names(_FOLDER):
+        for name in self.store.names(PUBLISHED_FOLDER):
             if name != f"v{version}":
-                self.store.delete(f"{_FOLDER}/{name}")
+                self.store.delete(f"{PUBLISHED_FOLDER}/{name}")
         return Weights(version=version, checkpoint=ref)

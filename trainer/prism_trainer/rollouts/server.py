@@ -13,7 +13,9 @@ from prism_api.base import parse_json
 from prism_api.errors import FieldProblem, RolloutError, SpecError
 from prism_api.rollout import (
     DIGEST_HEADER,
+    REQUEST_SECONDS,
     TOKEN_FILE_VARIABLE,
+    UPDATE_SECONDS,
     WEIGHTS_PATH,
     ServerState,
     Weights,
@@ -35,12 +37,10 @@ class Limits:
     connect: float = 5.0
     answer: float = 30.0
     """For what needs no computation."""
-    update: float = 2500.0
-    """The server's own deadlines together, which name the part that was too slow."""
+    update: float = UPDATE_SECONDS
     stall: float = 180.0
     """Without a single token while there are requests."""
-    request: float = 7200.0
-    """For one request however busy the server is."""
+    request: float = REQUEST_SECONDS
     poll: float = 1.0
     """Between two looks at the progress."""
 
@@ -91,9 +91,10 @@ class Endpoint:
 class RolloutServer:
     """See dispatch.Worker; its jobs are (request, params) and give completions."""
 
-    def __init__(self, endpoint: Endpoint, weights: Weights, context: int) -> None:
+    def __init__(self, endpoint: Endpoint, weights: Weights, context: int, eos_id: int) -> None:
         self._endpoint, self._url, self._limits = endpoint, endpoint.url, endpoint.limits
-        self._weights, self._context = weights, context
+        self._weights, self._context, self._eos_id = weights, context, eos_id
+        self._running = 0
 
     async def admit(self) -> None:
         """Make it answer with the current weights; whatever it was started with is not trusted."""
@@ -108,8 +109,14 @@ class RolloutServer:
 
     async def run(self, job: tuple[Request, SamplingParams]) -> list[Completion]:
         """Sample the responses to one prompt."""
-        request, params = job
-        body = await asyncio.to_thread(chat_request, request, params)
+        self._running += 1
+        try:
+            return await self._sample(*job)
+        finally:
+            self._running -= 1
+
+    async def _sample(self, request: Request, params: SamplingParams) -> list[Completion]:
+        body = await asyncio.to_thread(chat_request, request, params, self._eos_id)
         wanted = {DIGEST_HEADER: self._weights.checkpoint.digest}
         path, seconds = "/v1/chat/completions", self._limits.request
         answer = await self._endpoint.call(OPERATION, "POST", path, body, seconds, wanted)
@@ -120,7 +127,8 @@ class RolloutServer:
         return completions_of(answer.json(), request, self._url, self._weights)
 
     async def watch(self, on_progress: Callable[[], None]) -> None:
-        """Raises Fault once no token has come for too long."""
+        """Raises Fault once no token has come for too long although there are requests: while
+        others compute the last ones, this server has none."""
         seen: list[str] = []
         since = time.monotonic()
         while True:
@@ -129,7 +137,7 @@ class RolloutServer:
             )
             counts = _PROGRESS.findall(answer.text)
             now = time.monotonic()
-            if counts != seen:
+            if counts != seen or not self._running:
                 seen, since = counts, now
                 on_progress()
             elif now - since > self._limits.stall:

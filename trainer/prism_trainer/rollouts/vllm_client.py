@@ -40,10 +40,12 @@ class VllmClient:
         self,
         servers: Servers,
         model: Any,
+        eos_id: int,
         weights_of_model: Callable[[], Mapping[str, TensorSource]],
         publisher: Publisher,
     ) -> None:
         self._servers, self._model, self._publisher = servers, model, publisher
+        self._eos_id = eos_id
         self._weights_of_model = weights_of_model
         self._weights: Weights | None = None
 
@@ -69,7 +71,9 @@ class VllmClient:
         context = self._possible(max(lengths, default=0) + params.max_tokens)
         async with _http(servers) as http:
             endpoints = [Endpoint(http, url, servers.limits) for url in servers.urls]
-            workers = [RolloutServer(endpoint, weights, context) for endpoint in endpoints]
+            workers = [
+                RolloutServer(endpoint, weights, context, self._eos_id) for endpoint in endpoints
+            ]
             jobs = [(request, params) for request in requests]
             return await dispatch(workers, jobs, servers.concurrency, servers.budget)
 

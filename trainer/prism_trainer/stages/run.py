@@ -95,7 +95,7 @@ def _rollout_client(
     dtype = torch.bfloat16 if policy.half_precision else torch.float32
     store = open_store(config.stage_uri)
     publisher = Publisher(store, config, policy.ranks, work_folder, dtype)
-    return VllmClient(servers, policy.model, policy.weights, publisher)
+    return VllmClient(servers, policy.model, encoder.eos_id, policy.weights, publisher)
 
 
 def rollout_servers(environment: Mapping[str, str]) -> Servers:
