@@ -46,13 +46,20 @@ fmt: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+FIELDS := $(BIN)/python -m prism_operator.field_reference
+
+.PHONY: fields
+fields: setup ## Write docs/fields.md, the reference of all fields, from the models
+	$(FIELDS) > docs/fields.md
+
 .PHONY: verify
-verify: setup ## Check format, lint, types, import contracts and examples
+verify: setup ## Check format, lint, types, import contracts, examples and docs/fields.md
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@for file in examples/*.yaml; do $(BIN)/prism validate $$file || exit 1; done
+	@$(FIELDS) | diff docs/fields.md - || { echo "docs/fields.md is not what the models say: run make fields"; exit 1; }
 
 .PHONY: test
 test: setup ## Run the tests that take minutes in all

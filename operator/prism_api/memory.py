@@ -50,9 +50,14 @@ class MemoryPlan:
     """In-process rollouts: sequences whose cache fits at once even if all reach their limit."""
 
     @property
+    def usable_bytes(self) -> int:
+        """What of it can be filled."""
+        return int(_USABLE * self.gpu_bytes)
+
+    @property
     def fits(self) -> bool:
         """Whether every phase does."""
-        return max(self.phases.values()) <= _USABLE * self.gpu_bytes
+        return max(self.phases.values()) <= self.usable_bytes
 
 
 @dataclass(frozen=True)

@@ -310,7 +310,7 @@ class RlvrStage(Sampling):
     generation_batch_size: Positive | None = None
     """Prompts of one round of dynamic sampling. DAPO: 3 x batchSize."""
     overlong: Overlong | None = None
-    """Length penalty; DAPO: on."""
+    """Length penalty. DAPO: on, its buffer at most half of maxResponseTokens; null turns it off."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "RlvrStage":

@@ -14,7 +14,7 @@ from prism_api.run import PrismRun
 from prism_operator.documents import read_run
 from prism_operator.model_files import known_shapes
 from prism_operator.planning.plan import plan
-from prism_operator.rendering import render_plan
+from prism_operator.rendering import render_configs, render_plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,8 +50,10 @@ def show_plan(
         run = read_run(file)
         store = run.spec.storage.uri if run.spec.storage else "file:///OUT/store"
         steps = plan(run, "00000000", store)
-        shapes = known_shapes(steps.model_uris, file.parent)
-        _out(render_plan(steps, shapes, as_json=as_json))
+        if as_json:
+            _out(render_configs(steps))
+        else:
+            _out(render_plan(run, steps, known_shapes(steps.model_uris, file.parent)))
 
 
 @app.command("run")

@@ -1,100 +1,75 @@
-"""A plan as text for `prism plan`: one block per step, then the settings that a trainer would
-read."""
+"""A plan as text for `prism plan`: what the whole run shares, then one block per step with the
+settings that a trainer would read."""
 
 import json
 from collections.abc import Iterator, Mapping
 
+from prism_api.base import Contract
 from prism_api.checkpoint import CheckpointRef
-from prism_api.memory import GIB, MemoryPlan, plan_memory, trained_parameters
 from prism_api.model_shape import ModelShape
-from prism_api.stages import AlignStage
+from prism_api.run import PrismRun
 from prism_operator.documents import to_yaml
+from prism_operator.memory_lines import memory_lines
 from prism_operator.planning.naming import attempt_name
 from prism_operator.planning.plan import Plan, ServeStep, TrainStep
 
 
-def render_plan(plan: Plan, shapes: Mapping[str, ModelShape], *, as_json: bool) -> str:
-    """The plan for people, or only the stage configs as JSON.
+def render_plan(run: PrismRun, plan: Plan, shapes: Mapping[str, ModelShape]) -> str:
+    """The plan of a run for people: every setting is in it, at one place.
 
     `shapes` are the sizes of models by uri, as far as they are known.
     """
-    if as_json:
-        configs = [_config(step) for step in plan.train_steps]
-        return json.dumps(configs, indent=2)
-    return "\n".join(line for step in plan.steps for line in _step_lines(plan, step, shapes))
+    lines = [*_run_lines(run)]
+    for step in plan.steps:
+        lines += _serve_lines(step) if isinstance(step, ServeStep) else _train_lines(step, shapes)
+    return "\n".join(lines)
+
+
+def render_configs(plan: Plan) -> str:
+    """Only the stage configs, as JSON."""
+    return json.dumps([_config(step) for step in plan.train_steps], indent=2)
 
 
 def _config(step: TrainStep) -> dict[str, object]:
     """A first attempt's config; where a stage starts from another one, that result is not known
     yet."""
     parent = CheckpointRef(uri=f"<result of {step.after}>", digest="0" * 64) if step.after else None
-    return step.config(1, parent).model_dump(mode="json", by_alias=True)
+    return _document(step.config(1, parent))
 
 
-def _step_lines(
-    plan: Plan, step: ServeStep | TrainStep, shapes: Mapping[str, ModelShape]
-) -> Iterator[str]:
-    if isinstance(step, ServeStep):
-        rollout = step.rollout
-        servers = f"{rollout.replicas} x vllm, {step.gpus} GPUs in all"
-        yield f"serve {step.kind}: {servers}, weights by {rollout.weight_update}"
-        return
+def _run_lines(run: PrismRun) -> Iterator[str]:
+    """What no step shows: stages, workers and rollout are resolved there."""
+    yield f"run {run.metadata.name}: namespace {run.metadata.namespace}"
+    yield from _settings_lines(_document(run.spec, "stages", "workers", "rollout"))
+
+
+def _serve_lines(step: ServeStep) -> Iterator[str]:
+    rollout = step.rollout
+    servers = f"{rollout.replicas} x vllm, {step.gpus} GPUs in all"
+    yield f"serve {step.kind}: {servers}, weights by {rollout.weight_update}"
+
+
+def _train_lines(step: TrainStep, shapes: Mapping[str, ModelShape]) -> Iterator[str]:
     source = f"the result of {step.after}" if step.after else step.model.uri
     workers = step.workers
     where = f"{step.gpus} GPUs" if step.gpus else "CPU"
-    yield f"train {step.kind}: {attempt_name(plan.run, step.kind, 1)}"
+    yield f"train {step.kind}: {attempt_name(step.run, step.kind, 1)}"
     yield f"  from       {source}"
     yield f"  to         {step.stage_uri}"
+    yield f"  keeps      checkpoints: the newest {step.retention.keep_last}"
     yield f"  processes  {workers.world_size} on {where}, {workers.engine}, {workers.precision}"
-    yield from _memory_lines(step, shapes)
+    yield from memory_lines(step, shapes)
+    settings = _document(step.stage, "workers", "rollout")
+    settings["workers"] = _document(workers)
     if step.rollout is not None:
-        yield f"  rollouts   {step.rollout.backend}"
-    if step.evaluation is not None:
-        yield f"  evaluation {step.evaluation.data.uri}"
+        settings["rollout"] = _document(step.rollout)
+    yield from _settings_lines(settings)
+
+
+def _document(model: Contract, *without: str) -> dict[str, object]:
+    return model.model_dump(mode="json", by_alias=True, exclude=set(without))
+
+
+def _settings_lines(settings: dict[str, object]) -> Iterator[str]:
     yield "  settings"
-    settings = step.stage.model_dump(mode="json", by_alias=True, exclude={"workers", "rollout"})
     yield from ("    " + line for line in to_yaml(settings).splitlines())
-
-
-def _memory_lines(step: TrainStep, shapes: Mapping[str, ModelShape]) -> Iterator[str]:
-    """Parameters, and where there are GPUs, what each of them must hold."""
-    policy = shapes.get(step.model.uri)
-    opponent = step.discriminator_model
-    dense = shapes.get(opponent.uri) if opponent else None
-    if policy is None or (opponent and dense is None):
-        missing = step.model.uri if policy is None or opponent is None else opponent.uri
-        yield f"  parameters unknown: the config.json of {missing} is not on this machine"
-        return
-    yield "  parameters " + ", ".join(_parameters(step, policy, dense))
-    if step.gpus:
-        memory = step.workers.gpu_memory_gib * GIB
-        needed = plan_memory(step.stage, step.workers, step.rollout, policy, dense, memory)
-        yield from _needed_lines(needed)
-
-
-def _parameters(step: TrainStep, policy: ModelShape, dense: ModelShape | None) -> Iterator[str]:
-    trained = trained_parameters(step.stage, policy)
-    yield f"policy {policy.parameters:,} ({trained:,} trained)"
-    if dense is not None and isinstance(step.stage, AlignStage):
-        settings = step.stage.discriminator
-        upcycled = dense.upcycled(settings.num_experts, settings.experts_per_token)
-        yield f"discriminator {upcycled.parameters:,}"
-
-
-def _needed_lines(needed: MemoryPlan) -> Iterator[str]:
-    phases = [f"{name} {size / GIB:.1f}" for name, size in needed.phases.items()]
-    yield f"  memory     {', '.join(phases)} GiB of {needed.gpu_bytes / GIB:.0f} per GPU"
-    yield f"  loading    {needed.loading_bytes / GIB:.1f} GiB of host memory per process"
-    if needed.rollout_sequences is not None:
-        yield f"  at once    {needed.rollout_sequences} sequences of the largest length"
-    savings = needed.savings
-    host = f"optimizer states on the host ({needed.host_bytes / GIB:.1f} GiB per process)"
-    made = {
-        "the policy's layers are recomputed": savings.recompute_policy,
-        "the discriminator's layers are recomputed": savings.recompute_discriminator,
-        host: savings.offload_optimizer,
-    }
-    yield f"  savings    {', '.join(name for name, on in made.items() if on) or 'none'}"
-    if not needed.fits:
-        remedy = "use more GPUs, a smaller maxTokensPerPack, or lora"
-        yield f"  warning    does not fit: {remedy}"

@@ -11,7 +11,8 @@ from commands import Done, prism
 from prism_api.base import parse
 from prism_api.exit_codes import ExitCode
 from prism_api.stage_config import StageConfig
-from run_builders import Changes, a_document, write_yaml
+from prism_api.stages import AlignStage, RlvrStage, SftStage
+from run_builders import Changes, a_document, a_prism_run, write_yaml
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -115,6 +116,7 @@ def test_a_plan_shows_steps_hand_over_and_resolved_settings(tmp_path: Path) -> N
 
     steps = [line for line in shown.splitlines() if not line.startswith(" ")]
     assert steps == [
+        "run run: namespace default",
         "train sft: run-sft-a1",
         "serve align: 3 x vllm, 6 GPUs in all, weights by auto",
         "train align: run-align-a1",
@@ -129,6 +131,36 @@ def test_a_plan_shows_steps_hand_over_and_resolved_settings(tmp_path: Path) -> N
     settings = yaml.safe_load(shown.rpartition("settings\n")[2])
     assert (settings["clipLow"], settings["clipHigh"]) == (0.2, 0.28)
     assert settings["overlong"] == {"bufferTokens": 4096, "penaltyFactor": 1.0}
+
+
+def test_a_plan_shows_every_field_of_the_document(tmp_path: Path) -> None:
+    changes = {
+        "spec.systemMessage": "Look closely.",
+        "spec.failurePolicy.maxRestarts": 7,
+        "spec.stages.align.rollout": {"backend": "vllm", "replicas": 5},
+        "spec.stages.rlvr.workers.threadsPerProcess": 2,
+        "spec.storage": {"uri": "file:///store", "retention": {"keepLast": 9}},
+    }
+
+    shown = prism("plan", a_file(tmp_path, changes)).stdout
+
+    run, sft, align, rlvr = [
+        yaml.safe_load(block.partition("settings\n")[2])
+        for block in re.split("^(?=train |serve )", shown, flags=re.MULTILINE)
+        if "settings" in block
+    ]
+    spec = a_prism_run(changes).spec.model_dump(mode="json", by_alias=True)
+    resolved_per_stage = {"stages", "workers", "rollout"}
+    assert run == {name: spec[name] for name in spec if name not in resolved_per_stage}
+    assert set(sft) == {f.alias for f in SftStage.model_fields.values()}
+    assert set(align) == {f.alias for f in AlignStage.model_fields.values()}
+    assert set(rlvr) == {f.alias for f in RlvrStage.model_fields.values()}
+    assert (sft["workers"], rlvr["workers"]["threadsPerProcess"]) == (
+        {**spec["workers"], "precision": "fp32"},
+        2,
+    )
+    assert (align["rollout"]["replicas"], rlvr["rollout"]) == (5, spec["rollout"])
+    assert shown.count("keeps      checkpoints: the newest 9") == 3
 
 
 def test_a_plan_as_json_is_what_the_trainers_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What `prism plan` says of parameters and memory, and where it has the models' sizes from."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from prism_operator.documents import read_run
 from prism_operator.model_files import known_shapes
 from prism_operator.planning.plan import plan
 from prism_operator.rendering import render_plan
-from run_builders import Changes, a_plan
+from run_builders import Changes, a_plan, a_prism_run
 
 HUB = "hf://Qwen/Qwen3-VL-4B-Instruct"
 SMALL = "hf://Qwen/Qwen3-VL-2B-Instruct"
@@ -22,10 +23,18 @@ ONE_GPU: Changes = {
 }
 
 
+ALIGN = "spec.stages.align"
+
+
 def lines_of(changes: Changes, start: str) -> list[str]:
-    """The lines of that name, one per stage that has it."""
-    text = render_plan(a_plan(changes), PUBLISHED_SHAPES, as_json=False)
-    return [line.strip() for line in text.splitlines() if line.startswith(f"  {start}")]
+    """What stands under that name, one text per stage that has it."""
+    text = render_plan(a_prism_run(changes), a_plan(changes), PUBLISHED_SHAPES)
+    return [line for line in unwrapped(text) if line.startswith(start)]
+
+
+def unwrapped(text: str) -> list[str]:
+    """The lines of the blocks, with what continues one put at its end."""
+    return [line.strip() for line in text.replace("\n" + " " * 13, " ").splitlines()]
 
 
 def test_parameters_are_those_of_the_published_models() -> None:
@@ -45,7 +54,7 @@ def test_alignment_on_one_gpu_says_what_goes_to_the_host() -> None:
     _, saving, _ = lines_of(changes, "savings")
     assert "optimizer states on the host (72.5 GiB per process)" in saving
     _, memory, _ = lines_of(changes, "memory")
-    assert memory.endswith("GiB of 139 per GPU")
+    assert memory.endswith("GiB of 127.9 usable (139) per GPU")
     assert lines_of(changes, "loading")[1] == "loading    27.7 GiB of host memory per process"
     assert "policy update" in memory
     assert "discriminator optimizer step" in memory
@@ -66,14 +75,15 @@ def test_the_examples_say_parameters_memory_and_savings(
     example: str, policy: int, frozen: int, host: str
 ) -> None:
     run = read_run(EXAMPLES / f"{example}.yaml")
-    text = render_plan(plan(run, "00000000", "file:///store"), PUBLISHED_SHAPES, as_json=False)
-    lines = [line.strip() for line in text.splitlines()]
+    text = render_plan(run, plan(run, "00000000", "file:///store"), PUBLISHED_SHAPES)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    lines = unwrapped(text)
     assert [line for line in lines if line.startswith("parameters")] == [
         f"parameters policy {policy:,} ({policy - frozen:,} trained)",
         f"parameters policy {policy:,} ({policy:,} trained), discriminator 5,298,657,280",
         f"parameters policy {policy:,} ({policy:,} trained)",
     ]
-    assert sum(line.endswith("GiB of 80 per GPU") for line in lines) == 3
+    assert sum(line.endswith("GiB of 73.6 usable (80) per GPU") for line in lines) == 3
     savings = [line for line in lines if line.startswith("savings")]
     assert f"optimizer states on the host ({host} GiB per process)" in savings[1]
     assert not any(line.startswith("warning") for line in lines)
@@ -89,6 +99,56 @@ def test_what_does_not_fit_is_said() -> None:
     changes = {**ONE_GPU, "spec.workers": {"gpusPerReplica": 1, "gpuMemoryGib": 40}}
     assert len(lines_of(changes, "warning")) == 3
     assert "use more GPUs" in lines_of(changes, "warning")[0]
+
+
+def gib(line: str) -> list[float]:
+    """The figures of a memory line or a warning, in GiB."""
+    return [float(figure) for figure in re.findall(r" (\d+\.\d)", line.partition(" GiB of")[0])]
+
+
+def test_each_saving_says_the_peak_without_it() -> None:
+    """As the peak is when the document forbids this saving and asks for the others."""
+    changes: Changes = {**ONE_GPU, f"{ALIGN}.discriminator.model": {"uri": SMALL}}
+    changes = {**changes, "spec.workers": {"gpusPerReplica": 1, "gpuMemoryGib": 110}}
+    fields = {
+        "the policy's layers are recomputed": "gradientCheckpointing",
+        "the discriminator's layers are recomputed": "discriminator.gradientCheckpointing",
+        "optimizer states on the host": "offloadOptimizer",
+    }
+    _, savings, _ = lines_of(changes, "savings")
+    figures = re.findall(r"without this (\S+) GiB", savings)
+    made = {words: field for words, field in fields.items() if words in savings}
+    assert len(figures) == len(made) >= 2
+
+    for figure, field in zip(figures, made.values(), strict=True):
+        modes = {f"{ALIGN}.{other}": "always" for other in made.values()}
+        forced = {**changes, **modes, f"{ALIGN}.{field}": "never"}
+        forced |= {f"{ALIGN}.{f}": "never" for f in fields.values() if f not in made.values()}
+        _, memory, _ = lines_of(forced, "memory")
+        assert max(gib(memory)) == float(figure)
+
+
+def test_where_nothing_is_saved_it_is_said() -> None:
+    changes: Changes = {**ONE_GPU, "spec.workers": {"gpusPerReplica": 1, "gpuMemoryGib": 999}}
+    assert lines_of(changes, "savings") == ["savings    none"] * 3
+
+
+@pytest.mark.parametrize(
+    "field", ["offloadOptimizer", "gradientCheckpointing", "discriminator.gradientCheckpointing"]
+)
+def test_a_forbidden_saving_that_would_do_is_named(field: str) -> None:
+    tight = {**ONE_GPU, "spec.workers": {"gpusPerReplica": 1, "gpuMemoryGib": 110}}
+    changes: Changes = {**tight, f"{ALIGN}.discriminator.model": {"uri": SMALL}}
+    assert lines_of(changes, "warning") == []
+    warnings = lines_of({**changes, f"{ALIGN}.{field}": "never"}, "warning")
+    assert warnings == [f"warning    does not fit: {ALIGN}.{field}: never; give auto"]
+
+
+def test_a_forbidden_saving_that_would_not_do_is_not_named() -> None:
+    tight = {**ONE_GPU, "spec.workers": {"gpusPerReplica": 1, "gpuMemoryGib": 40}}
+    warnings = lines_of({**tight, f"{ALIGN}.offloadOptimizer": "never"}, "warning")
+    remedy = "use more GPUs, a smaller maxTokensPerPack, or lora"
+    assert warnings == [f"warning    does not fit: {remedy}"] * 3
 
 
 def test_a_cpu_has_parameters_but_no_memory_lines() -> None:
