@@ -133,5 +133,5 @@ def test_every_metric_of_the_game_on_the_same_responses_stays_the_same(
     finished = run_to_end(stage_config(stage, talker, tmp_path), tmp_path)
     game = flat(finished, "train")
     scores = ("discriminator_gap_caption", "discriminator_gap_reasoning", "student_score")
-    assert all(abs(game[name]) > 0.01 for name in scores)
+    assert all(abs(game[name]) > 1e-3 for name in scores)
     assert min(game["discriminator_grad_norm"], game["grad_norm"]) > 0.01, "there was much to learn"
