@@ -160,12 +160,15 @@ def reinforced(changes: Mapping[str, Any], engine: Engine, ranks: Ranks, packs: 
 
 
 def _policy_update(policy: Policy, settings: stages.RlvrStage, engine: Engine) -> PolicyUpdate:
-    """Where there is a penalty, the initial policy is another model."""
     config = stage_config(settings, Path(), Path(), engine=engine)
     context = replace(context_of(policy), config=config)
-    initial = LoadedModel(packed(build_model(seed=1)).train(), None, Path())
-    with patch("prism_trainer.stages.policy_update.load_policy", lambda *_: initial):
+    with patch("prism_trainer.stages.policy_update.load_policy", _initial_model):
         return PolicyUpdate(context, settings, objective_of(settings))
+
+
+def _initial_model(*_: Any) -> LoadedModel:
+    """Another model, from which a penalty keeps the policy."""
+    return LoadedModel(packed(build_model(seed=1)).train(), None, Path())
 
 
 def _normal(rng: np.random.Generator, size: int) -> Tensor:
