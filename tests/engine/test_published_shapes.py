@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration
 
 from prism_api.model_shape import PUBLISHED_SHAPES, ModelShape, shape_of
 from prism_api.stages import Discriminator as Settings
@@ -15,10 +15,24 @@ from prism_trainer.discriminator.model import discriminator_like
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.lora import add_adapters
 from prism_trainer.engine.policy import Policy
+from prism_trainer.model_tensors import tensors_of
+from prism_trainer.models import published
 from published_configs import config_of
 
 COUNTS = {"2B": 2_127_532_032, "4B": 4_437_815_808, "8B": 8_767_123_696}
 """2.13, 4.44 and 8.77 billion."""
+MIXTURE = replace(
+    PUBLISHED_SHAPES["hf://Qwen/Qwen3-VL-8B-Instruct"],
+    layers=48,
+    hidden=2048,
+    intermediate=768,
+    heads=32,
+    kv_heads=4,
+    experts=128,
+    experts_per_token=8,
+    vision=replace(PUBLISHED_SHAPES["hf://Qwen/Qwen3-VL-8B-Instruct"].vision, out_hidden=2048),
+)
+"""Qwen3-VL-30B-A3B."""
 LINEAR = ("weight", "bias")
 
 
@@ -61,8 +75,11 @@ def vision_names(shape: ModelShape) -> Iterator[str]:
 
 
 def meta_policy(shape: ModelShape, lora: Lora | None = None) -> Policy:
+    model_of = (
+        Qwen3VLMoeForConditionalGeneration if shape.experts else Qwen3VLForConditionalGeneration
+    )
     with torch.device("meta"):
-        model: Any = Qwen3VLForConditionalGeneration(config_of(shape))
+        model: Any = model_of(config_of(shape))
     if lora is not None:
         add_adapters(model, lora, seed=0)
     return Policy(model, Ranks(device=torch.device("meta")), "fp32", 100)
@@ -81,6 +98,22 @@ def test_the_arithmetic_counts_what_torch_counts(size: str) -> None:
     shape = shape_named(size)
     assert shape.parameters == COUNTS[size]
     assert shape_of(config_of(shape).to_dict()) == shape
+
+
+@pytest.mark.parametrize("shape", [*map(shape_named, COUNTS), MIXTURE], ids=[*COUNTS, "30B-A3B"])
+def test_every_tensor_has_the_shape_that_a_files_header_is_held_to(shape: ModelShape) -> None:
+    weights = published(meta_policy(shape).weights())
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    assert set(shapes) == set(published_names(shape))
+    assert shapes == tensors_of(config_of(shape).to_dict())
+
+
+def test_the_arithmetic_counts_a_published_mixture() -> None:
+    weights = meta_policy(MIXTURE).weights().values()
+    count = sum(torch.Size(w.shape).numel() for w in weights)
+    assert count == MIXTURE.parameters
+    assert round(count / 1e9, 1) == 31.1, "billion, as published"
+    assert shape_of(config_of(MIXTURE).to_dict()) == MIXTURE
 
 
 def test_the_arithmetic_counts_other_experts_and_towers_too() -> None:

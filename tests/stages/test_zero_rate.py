@@ -10,9 +10,12 @@ from safetensors.torch import load_file
 
 from prism_api.reinforcement import Algorithm, RolloutCorrection
 from prism_api.resources import DataSource
+from prism_trainer.generation.generator import InProcessGenerator
+from prism_trainer.rollouts import Completion
 from rlvr_builders import run
 from stage_builders import (
     Finished,
+    Row,
     align_stage,
     demonstrations,
     read_rows,
@@ -89,3 +92,46 @@ def test_neither_player_of_the_game_moves(
     assert first.keys() == last.keys()
     assert all(torch.equal(tensor, last[name]) for name, tensor in first.items())
     assert min(finished.column("discriminator_grad_norm")) > 0
+
+
+def repeat_first_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a prompt is always answered as it was the first time that so many were asked."""
+    known: dict[tuple[str, int], list[Completion]] = {}
+    inner = InProcessGenerator.generate
+
+    def remembering(self: InProcessGenerator, requests: Any, params: Any) -> list[list[Completion]]:
+        keys = [(request.row.id, len(request.seeds)) for request in requests]
+        for key, answers in zip(keys, inner(self, requests, params), strict=True):
+            known.setdefault(key, answers)
+        return [known[key] for key in keys]
+
+    monkeypatch.setattr(InProcessGenerator, "generate", remembering)
+
+
+def flat(finished: Finished, phase: str) -> Row:
+    """Every metric of a phase, which must be the same in all of its steps."""
+    rows = [row for row in finished.history() if row.pop("phase") == phase]
+    assert [row.pop("step") for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert row == pytest.approx(rows[0], rel=1e-5, abs=1e-7)
+    return rows[0]
+
+
+def test_every_metric_of_the_game_on_the_same_responses_stays_the_same(
+    talker: Path, teachers: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every batch is all of the data, in another order and in packs cut elsewhere; the warm-up has
+    made up the discriminator's mind."""
+    repeat_first_answers(monkeypatch)
+    stage = align_stage(
+        teachers,
+        batch_size=16,
+        learning_rate=RATE,
+        max_tokens_per_pack=300,
+        discriminator={"head_dropout": 0.0, "learning_rate": RATE},
+    )
+    finished = run_to_end(stage_config(stage, talker, tmp_path), tmp_path)
+    game = flat(finished, "train")
+    scores = ("discriminator_gap_caption", "discriminator_gap_reasoning", "student_score")
+    assert all(abs(game[name]) > 1e-3 for name in scores)
+    assert min(game["discriminator_grad_norm"], game["grad_norm"]) > 0.01, "there was much to learn"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from discriminator_builders import build_comparisons, decided
-from losses_by_split import CORRECTED, LOSSES, Loss, context_of, gradients_of_step, sampled
+from losses_by_split import LOSSES, Loss, context_of, gradients_of_step, sampled
 from model_builders import build_groups, build_model, packed
 from prism_api import stages
 from prism_api.algorithms import resolve_rlvr
@@ -396,5 +396,4 @@ CASES: dict[str, Case] = {
         for name, loss in LOSSES.items()
         for packs in (1, 2, 4)
     },
-    **{f"{name} in 2": partial(split, loss, 2) for name, loss in CORRECTED.items()},
 }

@@ -8,31 +8,35 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from discriminator_builders import build_comparisons, decided
-from model_builders import build_groups, build_model, packed
+from model_builders import MIXED, build_groups, build_model, packed
 from prism_api import stages
 from prism_api.algorithms import ALGORITHM_ROWS, resolve_rlvr
 from prism_api.optimization import Optimization
-from prism_api.reinforcement import RolloutCorrection
+from prism_api.reinforcement import KlEstimator, RolloutCorrection
 from prism_api.resources import DataSource, Engine
 from prism_trainer.data.rows import Row
+from prism_trainer.discriminator.comparison import Comparison
 from prism_trainer.discriminator.discriminator import Discriminator
 from prism_trainer.discriminator.model import upcycle
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.packing import Group, split_into_packs
 from prism_trainer.engine.policy import Network, Policy
 from prism_trainer.losses.policy import objective_of
+from prism_trainer.models import LoadedModel
 from prism_trainer.rollouts import Completion
 from prism_trainer.stages.policy_update import PolicyUpdate
 from prism_trainer.stages.program import StageContext
 from prism_trainer.stages.prompts import Draw
 from prism_trainer.stages.sampling import SampledGroup
 from prism_trainer.stages.sft import supervised_update
+from stage_builders import stage_config
 
 T = TypeVar("T")
 Gradients = dict[str, Tensor]
@@ -98,16 +102,27 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cispo": {"algorithm": "cispo", "clip_high": 0.1},
 }
 """Every row of the table of algorithms, with bounds that act."""
+PENALTIES: dict[str, dict[str, Any]] = {
+    f"{algorithm}, {estimator}": {
+        "algorithm": algorithm,
+        "kl_coef": 0.5,
+        "kl_estimator": estimator,
+    }
+    for algorithm, estimator in zip(("gspo", "grpo", "dr-grpo"), get_args(KlEstimator), strict=True)
+}
+"""Every estimator of the divergence from the initial policy, and every average of it."""
 CORRECTIONS: dict[str, dict[str, Any]] = {
-    f"grpo, {level} weights, {mode}": {
-        "algorithm": "grpo",
+    f"{algorithm}, {level} weights, {mode}": {
+        "algorithm": algorithm,
         "rollout_correction": RolloutCorrection(
             level=level, mode=mode, min_weight=0.5, max_weight=1.5
         ),
     }
+    for algorithm in ("grpo", "gspo")
     for level in get_args(RolloutCorrection.model_fields["level"].annotation)
     for mode in get_args(RolloutCorrection.model_fields["mode"].annotation)
 }
+REINFORCED = {**OBJECTIVES, **PENALTIES, **CORRECTIONS}
 
 
 def _as_served(group: SampledGroup, logprobs: Sequence[Tensor]) -> SampledGroup:
@@ -129,7 +144,7 @@ def reinforced(changes: Mapping[str, Any], engine: Engine, ranks: Ranks, packs: 
     mine = _share(everyone, ranks)
     policy = _policy(engine, ranks, [group for group, _, _ in mine], packs)
     groups = [sampled(group) for group, _, _ in mine]
-    update = PolicyUpdate(context_of(policy), settings, objective_of(settings))
+    update = _policy_update(policy, settings, engine)
     current = update.current_logprobs(groups)
     old = [
         [now + shift for now, shift in zip(responses, shifts, strict=True)]
@@ -140,7 +155,20 @@ def reinforced(changes: Mapping[str, Any], engine: Engine, ranks: Ranks, packs: 
     assert report is not None
     assert report.clipped_tokens > 0
     assert (0 < report.gap.cut_tokens < report.tokens) == ("rollout_correction" in changes)
+    assert (report.kl != 0) == ("kl_coef" in changes)
     return gradients_of_step(policy)
+
+
+def _policy_update(policy: Policy, settings: stages.RlvrStage, engine: Engine) -> PolicyUpdate:
+    config = stage_config(settings, Path(), Path(), engine=engine)
+    context = replace(context_of(policy), config=config)
+    with patch("prism_trainer.stages.policy_update.load_policy", _initial_model):
+        return PolicyUpdate(context, settings, objective_of(settings))
+
+
+def _initial_model(*_: Any) -> LoadedModel:
+    """Another model, from which a penalty keeps the policy."""
+    return LoadedModel(packed(build_model(seed=1)).train(), None, Path())
 
 
 def _normal(rng: np.random.Generator, size: int) -> Tensor:
@@ -154,7 +182,24 @@ def _shifts(rng: np.random.Generator, group: Group) -> list[Tensor]:
 def adversarial(routing: Any, engine: Engine, ranks: Ranks, packs: int) -> Gradients:
     """The discriminator's pair loss with its load balance."""
     settings = stages.Discriminator(routing=routing, load_balance_coef=0.1)
-    batch = _share(build_comparisons(), ranks)
+    return _discriminated(settings, build_comparisons(), engine, ranks, packs)
+
+
+def without_students(engine: Engine, ranks: Ranks, packs: int) -> Gradients:
+    """The discriminator's loss on teachers alone: no response of the batch has the format."""
+    settings = stages.Discriminator(fallback_coef=1.0, load_balance_coef=0.0)
+    twice = build_comparisons(MIXED * 2, (0,) * 2 * len(MIXED))
+    return _discriminated(settings, twice, engine, ranks, packs)
+
+
+def _discriminated(
+    settings: stages.Discriminator,
+    everyone: Sequence[Comparison],
+    engine: Engine,
+    ranks: Ranks,
+    packs: int,
+) -> Gradients:
+    batch = _share(everyone, ranks)
     model = decided(upcycle(build_model(), settings, 4))
     probe = Discriminator(model, settings, Ranks(), "fp32", _MOST_TOKENS)
 
@@ -170,10 +215,7 @@ def adversarial(routing: Any, engine: Engine, ranks: Ranks, packs: int) -> Gradi
 
 LOSSES: dict[str, Loss] = {
     "sft": supervised,
-    **{name: partial(reinforced, changes) for name, changes in OBJECTIVES.items()},
+    **{name: partial(reinforced, changes) for name, changes in REINFORCED.items()},
     **{f"discriminator {r}": partial(adversarial, r) for r in ("learned", "segment")},
+    "discriminator without students": without_students,
 }
-CORRECTED: dict[str, Loss] = {
-    name: partial(reinforced, changes) for name, changes in CORRECTIONS.items()
-}
-"""GRPO with log-probabilities of a server, by all corrections."""

@@ -1,14 +1,20 @@
 """Configs of the published models, as in their config.json on the hub."""
 
-from transformers import Qwen3VLConfig
+from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
 from prism_api.model_shape import ModelShape
 
 
-def config_of(shape: ModelShape) -> Qwen3VLConfig:
-    """The config of a shape."""
+def config_of(shape: ModelShape) -> Qwen3VLConfig | Qwen3VLMoeConfig:
+    """The config of a shape, dense or with experts."""
     vision, large = shape.vision, shape.vision.depth == 27
-    return Qwen3VLConfig(
+    experts = {
+        "num_experts": shape.experts,
+        "num_experts_per_tok": shape.experts_per_token,
+        "moe_intermediate_size": shape.intermediate,
+    }
+    kind = Qwen3VLMoeConfig if shape.experts else Qwen3VLConfig
+    return kind(
         text_config={
             "vocab_size": shape.vocabulary,
             "hidden_size": shape.hidden,
@@ -17,6 +23,7 @@ def config_of(shape: ModelShape) -> Qwen3VLConfig:
             "num_attention_heads": shape.heads,
             "num_key_value_heads": shape.kv_heads,
             "head_dim": shape.head_dim,
+            **(experts if shape.experts else {}),
         },
         vision_config={
             "depth": vision.depth,
