@@ -135,6 +135,17 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def test_a_relative_work_folder_suits_servers_that_work_elsewhere(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.folder.parent)
+    relative = Workplace(Path(place.folder.name), place.site)
+
+    ended = relative.run("pass", stub="os.chdir('/')")
+
+    assert (ended.code, ended.errors) == (0, "")
+
+
 def test_the_command_gets_addresses_of_servers_that_answer_its_token(place: Workplace) -> None:
     (place.folder / "stage.json").write_text(a_config(place.folder, replicas=2).to_json())
     ended = place.run(

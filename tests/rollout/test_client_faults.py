@@ -159,7 +159,10 @@ def test_a_server_has_the_time_to_name_the_part_of_an_update_that_was_too_slow()
 def test_peers_wait_longer_than_one_process_may_wait_for_a_request() -> None:
     """Or the collective that they are in would end the stage first."""
     longest = Limits().update + Budget().attempts * Limits().request
-    assert timedelta(seconds=longest) <= distributed._TIMEOUT < timedelta(hours=12)
+    with_servers = distributed.patience(Rollout(backend="vllm"))
+    assert timedelta(seconds=longest) <= with_servers < timedelta(hours=12)
+    assert distributed.patience(Rollout(backend="inprocess")) == distributed.patience(None)
+    assert distributed.patience(None) < with_servers
 
 
 def test_every_request_carries_the_token(trainer: Trainer, one: Scripted) -> None:

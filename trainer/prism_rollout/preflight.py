@@ -13,9 +13,10 @@ from pathlib import Path
 from prism_api.base import parse_json
 from prism_api.errors import SpecError
 from prism_api.exit_codes import ExitCode
+from prism_api.gpus import count_gpus
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_api.stage_config import StageConfig
-from prism_rollout.environment import check_environment, check_gpus, count_gpus
+from prism_rollout.environment import check_environment, check_gpus
 
 
 def main() -> None:

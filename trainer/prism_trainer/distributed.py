@@ -10,13 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from prism_api.errors import FieldProblem, SpecError
-from prism_api.resources import Workers
+from prism_api.resources import Rollout, Workers
 from prism_api.rollout import LONGEST_WAIT_SECONDS
 
 T = TypeVar("T")
-_TIMEOUT = timedelta(seconds=LONGEST_WAIT_SECONDS)
-"""Of one process for the others, one of which may wait for rollout servers or write a checkpoint
-meanwhile. A process that ends is noticed at once all the same: torchrun ends the others."""
+_LONGEST_SAVE_SECONDS = 2 * 3600.0
+"""A checkpoint of hundreds of gigabytes, which the first process writes."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,17 @@ def device_of(
     return torch.device("cuda", local_rank)
 
 
-def join(workers: Workers) -> Ranks:
-    """Join the processes that torchrun started, or be alone without it; see `device_of`."""
+def patience(rollout: Rollout | None) -> timedelta:
+    """How long a process waits for the others, one of which may wait for rollout servers or write
+    a checkpoint meanwhile. One that ends is noticed at once: torchrun ends the others."""
+    is_served = rollout is not None and rollout.backend == "vllm"
+    served = LONGEST_WAIT_SECONDS if is_served else 0.0
+    return timedelta(seconds=max(_LONGEST_SAVE_SECONDS, served))
+
+
+def join(workers: Workers, rollout: Rollout | None = None) -> Ranks:
+    """Join the processes that torchrun started, or be alone without it; see `device_of` and
+    `patience`."""
     device = device_of(
         workers,
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
@@ -108,7 +116,7 @@ def join(workers: Workers) -> Ranks:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(device=device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience(rollout))
     return Ranks(dist.get_rank(), world_size, device)
 
 

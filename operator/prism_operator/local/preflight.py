@@ -1,9 +1,11 @@
 """Has trainer and rollout servers check the stages that are still to be done, before the first of
 them starts."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+import os
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-from prism_api.errors import ProgramError
+from prism_api.errors import FieldProblem, ProgramError, SpecError
+from prism_api.gpus import count_gpus
 from prism_api.names import StageKind
 from prism_api.stage_config import StageConfig
 from prism_operator.local.folder import RunFolder
@@ -27,6 +29,7 @@ def check_stages(
     }
     if not configs:
         return
+    check_gpus(configs.values(), count_gpus(os.environ))
     with store_errors(folder.preflight):
         folder.preflight.mkdir(exist_ok=True)
         for path, config in configs.items():
@@ -36,6 +39,23 @@ def check_stages(
     if served:
         programs["prism_rollout.preflight"] = served
     _run_all(programs, stop_requested)
+
+
+def check_gpus(configs: Iterable[StageConfig], count: int) -> None:
+    """Refuse stages with more trainer processes on GPUs than there are GPUs here; raises
+    SpecError."""
+    problems = []
+    for config in configs:
+        workers = config.workers
+        needed = workers.replicas * workers.gpus_per_replica
+        if needed > count:
+            asked = f"replicas {workers.replicas} x gpusPerReplica {workers.gpus_per_replica}"
+            problem = f"{asked}: {needed} GPUs are needed, this machine has {count}"
+            remedy = "ask for fewer, or for gpusPerReplica: 0 to train on the CPU"
+            field = f"stages.{config.kind}.workers.gpusPerReplica"
+            problems.append(FieldProblem(field, problem, remedy))
+    if problems:
+        raise SpecError(problems)
 
 
 def _is_served(config: StageConfig) -> bool:

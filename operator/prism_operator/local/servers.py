@@ -211,7 +211,7 @@ def run_served(received: list[int]) -> int:
     parser.add_argument("command", nargs="+", help="after --")
     arguments = parser.parse_args()
     die_with_parent(inherited_ancestor())
-    folder: Path = arguments.work_folder
+    folder: Path = arguments.work_folder.absolute()  # servers work in folders of their own
     try:
         return _Attempt(folder, arguments.command, received).run()
     except PrismError as error:

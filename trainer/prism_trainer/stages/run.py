@@ -42,7 +42,7 @@ from prism_trainer.stages.sft import SftProgram
 def run_stage(config: StageConfig, work_folder: Path) -> bool:
     """Run one attempt to its end (true) or until it was asked to stop and has saved (false)."""
     check_supported(config)
-    ranks = distributed.join(config.workers)
+    ranks = distributed.join(config.workers, config.rollout)
     try:
         context = build_context(config, ranks, work_folder)
         loop = StageLoop(
