@@ -40,7 +40,7 @@ if __name__ == "__main__":
     folders = [Path(argument) for argument in sys.argv[1:]]
     prepare(folders)
     ranks = distributed.join(Workers())
-    with patch.multiple(distributed, join=lambda workers: ranks, leave=lambda: None):
+    with patch.multiple(distributed, join=lambda *_: ranks, leave=lambda: None):
         for folder in folders:
             run(folder)
     distributed.leave()
