@@ -30,6 +30,8 @@ $(READY_REFERENCES): $(READY) requirements/references.txt
 setup-references: $(READY_REFERENCES) ## Add TRL, Liger, PEFT and DeepSpeed to .venv, to compare with
 
 $(READY_ROLLOUT): $(READY) requirements/rollout-cpu.txt
+	@$(BIN)/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null \
+	  || { echo "vLLM for the CPU needs libnuma.so.1: install it (Debian: apt-get install libnuma1)"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/rollout-cpu.txt
 	@rm -f $(VENV)/.rollout-*
 	@touch $@

