@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prism_api.reinforcement import Algorithm, Overlong, RolloutCorrection
-from prism_api.resources import Rollout
+from prism_api.resources import Rollout, on_servers
 from prism_api.stages import AlignStage, RlvrStage
 
 
@@ -111,8 +111,7 @@ def resolve_correction(
     """Correct what servers sample, where the user left it open; null turns the correction off."""
     if "rollout_correction" in stage.model_fields_set:
         return stage
-    on_servers = rollout is not None and rollout.backend == "vllm"
-    chosen = RolloutCorrection() if on_servers else None
+    chosen = RolloutCorrection() if on_servers(rollout) else None
     return stage.model_copy(update={"rollout_correction": chosen})
 
 

@@ -1,6 +1,6 @@
 """Parts of a PrismRun that more than one stage uses: models, data, storage, workers, rollouts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from pydantic import Field, model_validator
 
@@ -148,6 +148,11 @@ class Rollout(Contract):
     batch_size: Positive = 256
     """Sequences decoded together by one trainer process, at most (inprocess); fewer where a GPU's
     memory has no room for as many of full length."""
+
+
+def on_servers(rollout: Rollout | None) -> TypeGuard[Rollout]:
+    """Whether responses are sampled from servers beside the trainer."""
+    return rollout is not None and rollout.backend == "vllm"
 
 
 class Queue(Contract):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from prism_api.errors import DataError, SpecError
@@ -128,9 +129,11 @@ def test_a_last_line_without_an_end_is_a_row(tmp_path: Path) -> None:
 
 
 def test_a_data_file_is_not_kept_open(tmp_path: Path) -> None:
-    table = opened(write_jsonl(tmp_path / "a.jsonl", ROWS))
+    path = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    table = opened(path)
     table.row(3)
 
+    assert str(path) not in {file.path for file in psutil.Process().open_files()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         del table

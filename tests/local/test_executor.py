@@ -63,6 +63,7 @@ def test_an_attempt_that_does_not_stop_in_time_is_killed(executor: LocalExecutor
     executor.stop(STOP)
 
     wait_until(lambda: state_of(executor) == ("ended", -9))
+    assert state_of(executor) == ("ended", -9), "and so it stays"
 
 
 def test_of_several_results_that_of_the_latest_attempt_counts(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from model_builders import reference_logprobs, relative_difference
+from model_builders import reference_logprobs, within
 from prism_api.errors import DataError
 from prism_api.resources import DataSource
 from prism_trainer.distributed import Ranks
@@ -275,13 +275,3 @@ def test_the_gradient_of_a_batch_with_surplus_is_that_of_its_ratios(
     assert within(ours, theirs)
     on_policy = reference_gradients(talker, weights, seen[0], version=0)
     assert not within(ours, on_policy), "ratios that could not be told from 1"
-
-
-def within(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-3) -> bool:
-    """Equal, each tensor on its own scale; what is next to 0 on the scale of the largest."""
-    sizes = {name: float(gradient.norm()) for name, gradient in theirs.items()}
-    floor = 0.01 * max(sizes.values())
-    return all(
-        difference * sizes[name] < tolerance * max(sizes[name], floor)
-        for name, difference in relative_difference(ours, theirs).items()
-    )

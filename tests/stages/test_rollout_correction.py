@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from model_builders import reference_logprobs, relative_difference
+from model_builders import reference_logprobs, within
 from prism_api.reinforcement import RolloutCorrection
 from prism_api.resources import DataSource
 from prism_trainer.generation.generator import InProcessGenerator
@@ -128,16 +128,6 @@ def test_gradient_and_metrics_are_those_of_weighted_token_losses(
     expected = expected_metrics(talker, weights, seen[0], correction)
     assert {name: metrics[name] for name in GAP_METRICS} == pytest.approx(expected, rel=1e-3)
     assert 0 < metrics["rollout_cut_fraction"] < 1
-
-
-def within(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-3) -> bool:
-    """Equal, each tensor on its own scale; what is next to 0 on the scale of the largest."""
-    sizes = {name: float(gradient.norm()) for name, gradient in theirs.items()}
-    floor = 0.01 * max(sizes.values())
-    return all(
-        difference * sizes[name] < tolerance * max(sizes[name], floor)
-        for name, difference in relative_difference(ours, theirs).items()
-    )
 
 
 def expected_metrics(

@@ -225,3 +225,13 @@ def relative_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> d
         name: float((ours[name] - theirs[name]).norm() / theirs[name].norm().clamp(min=1e-12))
         for name in theirs
     }
+
+
+def within(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-3) -> bool:
+    """Equal, each tensor on its own scale; what is next to 0 on the scale of the largest."""
+    sizes = {name: float(gradient.norm()) for name, gradient in theirs.items()}
+    floor = 0.01 * max(sizes.values())
+    return all(
+        difference * sizes[name] < tolerance * max(sizes[name], floor)
+        for name, difference in relative_difference(ours, theirs).items()
+    )

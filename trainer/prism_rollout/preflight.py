@@ -15,6 +15,7 @@ from prism_api.errors import SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.gpus import count_gpus
 from prism_api.process import die_with_parent, inherited_ancestor
+from prism_api.resources import on_servers
 from prism_api.stage_config import StageConfig
 from prism_rollout.environment import check_environment, check_gpus
 
@@ -45,7 +46,7 @@ def find_errors(paths: Sequence[Path]) -> list[SpecError]:
 
 def _check(config: StageConfig) -> None:
     rollout, own = config.rollout, f"stages.{config.kind}.rollout"
-    if rollout is not None and rollout.backend == "vllm":
+    if on_servers(rollout):
         field = f"{own}.gpusPerReplica"
         check_environment(rollout.gpus_per_replica, field, f"{own}.backend")
         check_gpus(config.workers, rollout, count_gpus(os.environ), field)

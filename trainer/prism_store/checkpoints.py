@@ -1,6 +1,8 @@
 """Checkpoints in a store: complete when the manifest is there, verified before use."""
 
 import hashlib
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from prism_api.checkpoint import CheckpointManifest, CheckpointRef, StoredObject
 from prism_api.errors import SpecError, StoreError
 from prism_api.names import MANIFEST_FILE
 from prism_store.attempts import attempt_numbers
-from prism_store.store import Store, open_store
+from prism_store.store import Store, open_store, store_errors
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,31 @@ def write_checkpoint(
     text = describe.model_copy(update={"objects": tuple(objects)}).to_json().encode()
     store.put(f"{key}/{MANIFEST_FILE}", text)
     return CheckpointRef(uri=f"{store.uri}/{key}", digest=hashlib.sha256(text).hexdigest())
+
+
+def make_checkpoint(
+    store: Store,
+    key: str,
+    folder: Path,
+    describe: CheckpointManifest,
+    fill: Callable[[Path], None],
+) -> CheckpointRef:
+    """Write what `fill` puts into a local folder, which is emptied before, as a checkpoint.
+
+    What was under the key is replaced. Raises StoreError with everything deleted again: what did
+    not fit must not fill the disk, for others write there too, and so does the outcome.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    store.delete(key)
+    try:
+        with store_errors(folder):
+            folder.mkdir(parents=True)
+            fill(folder)
+        return write_checkpoint(store, key, folder, describe)
+    except StoreError:
+        shutil.rmtree(folder, ignore_errors=True)
+        store.delete(key)
+        raise
 
 
 def read_checkpoint(ref: CheckpointRef) -> Checkpoint:

@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from prism_api.errors import FieldProblem, SpecError
-from prism_api.resources import Rollout, Workers
+from prism_api.errors import SpecError
+from prism_api.gpus import gpu_problem
+from prism_api.resources import Rollout, Workers, on_servers
 from prism_api.rollout import LONGEST_WAIT_SECONDS
 
 T = TypeVar("T")
@@ -82,18 +83,15 @@ def device_of(
     if workers.gpus_per_replica == 0:
         return torch.device("cpu")
     if local_processes > local_gpus:
-        asked = f"replicas {workers.replicas} x gpusPerReplica {workers.gpus_per_replica}"
-        problem = f"{asked}: {local_processes} GPUs are needed here, this machine has {local_gpus}"
-        remedy = "ask for fewer, or for gpusPerReplica: 0 to train on the CPU"
-        raise SpecError([FieldProblem("workers.gpusPerReplica", problem, remedy)])
+        field = "workers.gpusPerReplica"
+        raise SpecError([gpu_problem(workers, local_processes, local_gpus, field)])
     return torch.device("cuda", local_rank)
 
 
 def patience(rollout: Rollout | None) -> timedelta:
     """How long a process waits for the others, one of which may wait for rollout servers or write
     a checkpoint meanwhile. One that ends is noticed at once: torchrun ends the others."""
-    is_served = rollout is not None and rollout.backend == "vllm"
-    served = LONGEST_WAIT_SECONDS if is_served else 0.0
+    served = LONGEST_WAIT_SECONDS if on_servers(rollout) else 0.0
     return timedelta(seconds=max(_LONGEST_SAVE_SECONDS, served))
 
 

@@ -18,7 +18,7 @@ from typing import Any, get_args
 from prism_api.errors import FieldProblem, PrismError, SpecError
 from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
-from prism_api.resources import DataSource, ModelSource
+from prism_api.resources import DataSource, ModelSource, on_servers
 from prism_api.rollout import IMAGES_PER_PROMPT
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, Discriminator, LoraModule, RlvrStage, SftStage
@@ -85,7 +85,7 @@ def find_errors(paths: Sequence[Path]) -> list[PrismError]:
             check_lengths(config, files)
         with _noted(errors):
             _check_discriminator(config, files)
-    served = {use for config in configs if _is_served(config) for use in data_of(config)}
+    served = {use for config in configs if on_servers(config.rollout) for use in data_of(config)}
     for use, limit in uses.items():
         with _noted(errors):
             most_images = IMAGES_PER_PROMPT if use in served else None
@@ -123,10 +123,6 @@ def data_of(config: StageConfig) -> Iterator[DataUse]:
             yield DataUse((source,), "truth")
     if config.evaluation is not None:
         yield DataUse((config.evaluation.data,), "truth")
-
-
-def _is_served(config: StageConfig) -> bool:
-    return config.rollout is not None and config.rollout.backend == "vllm"
 
 
 def _is_local(uri: str) -> bool:
@@ -187,7 +183,7 @@ def check_supported(config: StageConfig) -> None:
     stage, own = config.stage, f"stages.{config.kind}"
     problems = []
     rollout = config.rollout
-    if rollout is not None and rollout.backend == "vllm" and rollout.weight_update not in _UPDATES:
+    if on_servers(rollout) and rollout.weight_update not in _UPDATES:
         problem = f"{rollout.weight_update} is not available to this trainer"
         problems.append(FieldProblem(f"{own}.rollout.weightUpdate", problem, "set auto or reload"))
     if config.workers.engine.startswith("deepspeed"):

@@ -1,16 +1,15 @@
 """Saving a stage between two iterations, and continuing exactly there."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from prism_api.checkpoint import CheckpointManifest, CheckpointRef
-from prism_api.errors import FieldProblem, SpecError, StoreError
+from prism_api.errors import FieldProblem, SpecError
 from prism_api.names import MANIFEST_FILE
 from prism_store.attempts import attempt_numbers
-from prism_store.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
-from prism_store.store import Store, store_errors
+from prism_store.checkpoints import Checkpoint, make_checkpoint, newest_checkpoint, read_checkpoint
+from prism_store.store import Store
 from prism_trainer.metrics import History
 from prism_trainer.models import ExportedWeights, export, export_model
 from prism_trainer.record import METRICS_OBJECT, RECORD_OBJECT, Record
@@ -48,8 +47,6 @@ class Checkpoints:
         if not self._context.ranks.is_first:
             self._write_tensors(None, program)
             return None
-        folder = self._context.work_folder / "checkpoint"
-        shutil.rmtree(folder, ignore_errors=True)
         config = self._context.config
         manifest = CheckpointManifest(
             run_uid=config.run.uid,
@@ -62,20 +59,16 @@ class Checkpoints:
             objects=(),
         )
         key = f"a{config.attempt}/step-{position.iteration}"
-        self._store.delete(key)
-        try:
-            with store_errors(folder):
-                self._write_tensors(folder, program)
-                state = {"position": vars(position), "facts": facts}
-                (folder / "state.json").write_text(json.dumps(state))
-                (folder / METRICS_OBJECT).write_text(history.to_jsonl())
-                (folder / RECORD_OBJECT).write_text(record.to_jsonl())
-            ref = write_checkpoint(self._store, key, folder, manifest)
-        except StoreError:
-            # What did not fit must not fill the disk: others write there, and so does the outcome.
-            shutil.rmtree(folder, ignore_errors=True)
-            self._store.delete(key)
-            raise
+
+        def fill(folder: Path) -> None:
+            self._write_tensors(folder, program)
+            state = {"position": vars(position), "facts": facts}
+            (folder / "state.json").write_text(json.dumps(state))
+            (folder / METRICS_OBJECT).write_text(history.to_jsonl())
+            (folder / RECORD_OBJECT).write_text(record.to_jsonl())
+
+        folder = self._context.work_folder / "checkpoint"
+        ref = make_checkpoint(self._store, key, folder, manifest, fill)
         self._retain()
         return ref
 

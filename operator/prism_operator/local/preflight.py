@@ -4,9 +4,10 @@ them starts."""
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-from prism_api.errors import FieldProblem, ProgramError, SpecError
-from prism_api.gpus import count_gpus
+from prism_api.errors import ProgramError, SpecError
+from prism_api.gpus import count_gpus, gpu_problem
 from prism_api.names import StageKind
+from prism_api.resources import on_servers
 from prism_api.stage_config import StageConfig
 from prism_operator.local.folder import RunFolder
 from prism_operator.local.programs import run_program
@@ -35,7 +36,7 @@ def check_stages(
         for path, config in configs.items():
             path.write_text(config.to_json())
     programs = {"prism_trainer.preflight": [*map(str, configs)]}
-    served = [str(path) for path, config in configs.items() if _is_served(config)]
+    served = [str(path) for path, config in configs.items() if on_servers(config.rollout)]
     if served:
         programs["prism_rollout.preflight"] = served
     _run_all(programs, stop_requested)
@@ -49,17 +50,10 @@ def check_gpus(configs: Iterable[StageConfig], count: int) -> None:
         workers = config.workers
         needed = workers.replicas * workers.gpus_per_replica
         if needed > count:
-            asked = f"replicas {workers.replicas} x gpusPerReplica {workers.gpus_per_replica}"
-            problem = f"{asked}: {needed} GPUs are needed, this machine has {count}"
-            remedy = "ask for fewer, or for gpusPerReplica: 0 to train on the CPU"
             field = f"stages.{config.kind}.workers.gpusPerReplica"
-            problems.append(FieldProblem(field, problem, remedy))
+            problems.append(gpu_problem(workers, needed, count, field))
     if problems:
         raise SpecError(problems)
-
-
-def _is_served(config: StageConfig) -> bool:
-    return config.rollout is not None and config.rollout.backend == "vllm"
 
 
 def _run_all(programs: Mapping[str, Sequence[str]], stop_requested: Callable[[], bool]) -> None:

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from prism_api.algorithms import resolve_correction, resolve_rlvr
 from prism_api.checkpoint import CheckpointRef
 from prism_api.names import StageKind
-from prism_api.resources import Evaluation, ModelSource, ResolvedWorkers, Retention, Rollout
+from prism_api.resources import (
+    Evaluation,
+    ModelSource,
+    ResolvedWorkers,
+    Retention,
+    Rollout,
+    on_servers,
+)
 from prism_api.run import AnyStage, PrismRun
 from prism_api.stage_config import RunRef, StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage, Stages
@@ -101,7 +108,7 @@ def plan(run: PrismRun, uid: str, store_uri: str) -> Plan:
     after: StageKind | None = None
     for kind, stage in run.stages.items():
         step = _train_step(run, ref, kind, stage, after, store_uri)
-        if step.rollout is not None and step.rollout.backend == "vllm":
+        if on_servers(step.rollout):
             steps.append(ServeStep(kind, step.rollout))
         steps.append(step)
         after = kind

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from prism_api.checkpoint import CheckpointManifest
+from prism_api.resources import on_servers
 from prism_api.stage_config import StageConfig
 from prism_trainer.audit.plan import PlannedStep, planned_steps
 from prism_trainer.data.sampler import draw_at
@@ -120,8 +121,7 @@ def _samples(evidence: Evidence) -> Iterator[str]:
 
 def _weights(evidence: Evidence) -> Iterator[str]:
     """Sampled from the weights that the step found: their version, and as published then."""
-    rollout = evidence.config.rollout
-    served = rollout is not None and rollout.backend == "vllm"
+    served = on_servers(evidence.config.rollout)
     digests: dict[tuple[int, int], str] = {}
     version = 0
     for row, step in evidence.pairs:

@@ -6,6 +6,7 @@ Stated anew for the audit, so that a mistake of the stages' own arithmetic shows
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from prism_api.resources import on_servers
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
 from prism_trainer.seeds import derive_seed
@@ -38,9 +39,9 @@ class PlannedStep:
 
     def seeds(self, draw: int, round_number: int) -> list[int]:
         """Of the samples of a draw; a server counts on from the first one's."""
-        kind, seed, rollout = self.config.kind, self.config.seed, self.config.rollout
+        kind, seed = self.config.kind, self.config.seed
         use = (self.number, round_number) if kind == "rlvr" else (self.phase, self.number)
-        if rollout is not None and rollout.backend == "vllm":
+        if on_servers(self.config.rollout):
             first = derive_seed(seed, kind, *use, draw, 0)
             return [first + n for n in range(self.responses)]
         return [derive_seed(seed, kind, *use, draw, n) for n in range(self.responses)]

@@ -1,6 +1,5 @@
 """Puts the policy's weights into the store, in the layout that rollout servers load."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,10 @@ from pathlib import Path
 import torch
 
 from prism_api.checkpoint import CheckpointManifest
-from prism_api.errors import StoreError
 from prism_api.rollout import PUBLISHED_FOLDER, Weights
 from prism_api.stage_config import StageConfig
-from prism_store.checkpoints import write_checkpoint
-from prism_store.store import Store, store_errors
+from prism_store.checkpoints import make_checkpoint
+from prism_store.store import Store
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.sources import TensorSource, cast
 from prism_trainer.models import published
@@ -44,7 +42,6 @@ class Publisher:
 
     def _write(self, tensors: Mapping[str, TensorSource], version: int) -> Weights:
         folder, config = self.work_folder / PUBLISHED_FOLDER, self.config
-        shutil.rmtree(folder, ignore_errors=True)
         manifest = CheckpointManifest(
             run_uid=config.run.uid,
             stage=config.kind,
@@ -56,17 +53,9 @@ class Publisher:
             objects=(),
         )
         key = f"{PUBLISHED_FOLDER}/v{version}"
-        self.store.delete(key)
-        try:
-            with store_errors(folder):
-                folder.mkdir(parents=True)
-                write_model(folder, tensors)
-            ref = write_checkpoint(self.store, key, folder, manifest)
-        except StoreError:
-            # What did not fit must not fill the disk: checkpoints and the outcome go there too.
-            shutil.rmtree(folder, ignore_errors=True)
-            self.store.delete(key)
-            raise
+        ref = make_checkpoint(
+            self.store, key, folder, manifest, lambda empty: write_model(empty, tensors)
+        )
         for name in self.store.names(PUBLISHED_FOLDER):
             if name != f"v{version}":
                 self.store.delete(f"{PUBLISHED_FOLDER}/{name}")

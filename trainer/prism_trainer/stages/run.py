@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from prism_api.errors import FieldProblem, SpecError
-from prism_api.resources import Rollout
+from prism_api.resources import Rollout, on_servers
 from prism_api.rollout import URLS_VARIABLE, read_token
 from prism_api.stage_config import StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage
@@ -58,7 +58,7 @@ def run_stage(config: StageConfig, work_folder: Path) -> bool:
 def build_context(config: StageConfig, ranks: Ranks, work_folder: Path) -> StageContext:
     """Load the model that the stage starts from, verified if it is another stage's result."""
     servers = None
-    if config.rollout is not None and config.rollout.backend == "vllm":
+    if on_servers(config.rollout):
         servers = rollout_servers(os.environ)
         check_versions(servers)
     initial = config.model.uri
