@@ -92,6 +92,6 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --no-
 
 .PHONY: lock
 lock: ## Compile the pinned requirements anew (maintainers; needs uv)
-	$(COMPILE) --extra local --extra trainer --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra local --extra operator --extra trainer --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra references -c requirements/dev.txt -o requirements/references.txt
 	$(COMPILE) --extra rollout-cpu -c requirements/dev.txt -o requirements/rollout-cpu.txt

@@ -11,6 +11,22 @@ StageKind = Literal["sft", "align", "rlvr"]
 STAGE_ORDER: tuple[StageKind, ...] = get_args(StageKind)
 """Stages always run in this order; a stage that is left out is skipped."""
 
+PLURAL = "prismruns"
+SHORT_NAME = "prun"
+MANAGER = "prism-operator"
+"""Value of `app.kubernetes.io/managed-by` on all children, and the operator's field manager."""
+
+UID_LABEL = f"{GROUP}/run-uid"
+"""On every child and its pods: the run that they belong to, whatever its name was used for."""
+RUN_LABEL = f"{GROUP}/run"
+STAGE_LABEL = f"{GROUP}/stage"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+"""On a stage's PyTorchJob, its pods and its ConfigMap."""
+ROLE_LABEL = f"{GROUP}/role"
+
+Role = Literal["trainer", "rollout"]
+"""What a pod of a stage does."""
+
 MANIFEST_FILE = "manifest.json"
 RESULT_FILE = "result.json"
 
