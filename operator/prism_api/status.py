@@ -22,8 +22,16 @@ class State(StrEnum):
     SUSPENDED = "Suspended"
     BLOCKED = "Blocked"
     FAILED = "Failed"
+    CANCELLED = "Cancelled"
     SUCCEEDED = "Succeeded"
 
+
+SETTLED = frozenset(
+    {State.SUSPENDED, State.BLOCKED, State.FAILED, State.CANCELLED, State.SUCCEEDED}
+)
+"""States in which nothing runs and nothing is about to."""
+FINISHED = frozenset({State.FAILED, State.CANCELLED, State.SUCCEEDED})
+"""States in which a run is over, unless its user changes what ended it."""
 
 ConditionType = Literal["Accepted", "Running", "Suspended", "Succeeded", "Failed"]
 
@@ -65,13 +73,17 @@ class AttemptStatus(Contract):
     """When its first step was seen."""
     stopping: str = ""
     """Why it was asked to save itself and end; empty if it was not."""
+    stopped_by: Literal["user", "deadline"] | None = None
+    """Who asked for that."""
+    made_of: str = ""
+    """Digest of the settings, images and templates that it was made of."""
     outcome: Literal["ended", "preempted", "interrupted"] | None = None
     """How it ended; absent while it runs. `ended`: by itself. `preempted`: its machines or children
     were taken away. `interrupted`: it was asked to stop, and has."""
     exit_code: int | None = None
     """Of an attempt that ended by itself."""
     ended_at: datetime | None = None
-    """When its last pod ended."""
+    """When it ended; before that, when the first of its pods did."""
     message: str = ""
     """What it said, or what keeps it from starting."""
 
@@ -93,7 +105,7 @@ class GpuSeconds(Contract):
     allocated: Annotated[float, Field(ge=0)] = 0.0
     """Held by its attempts."""
     productive: Annotated[float, Field(ge=0)] = 0.0
-    """Of these, after the first step of an attempt that was not lost."""
+    """Of these, after the first step of each attempt."""
 
 
 class StageStatus(Contract):

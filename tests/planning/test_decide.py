@@ -16,9 +16,9 @@ from decide_examples import (
 from observed_builders import a_proof, ended, interrupted, observed, preempted, running
 from prism_api.exit_codes import ExitCode
 from prism_api.resources import FailurePolicy
+from prism_api.status import State
 from prism_operator.planning.decide import (
     Decision,
-    State,
     StopAttempt,
     backoff_seconds,
     decide,
@@ -137,7 +137,7 @@ def test_the_pause_counts_from_the_end_of_the_attempt() -> None:
 
     early = decided(found, 38.0, policy)
     assert (early.actions, early.requeue_after_seconds) == ((), 1.0)
-    assert early.stages["sft"].message == "tries again in 1 s"
+    assert early.stages["sft"].message == "tries again after a pause of 4 s"
     assert decided(found, 39.0, policy).actions == (start("sft", 4),)
 
 

@@ -18,10 +18,10 @@ from observed_builders import a_proof
 from prism_api.names import STAGE_ORDER, StageKind
 from prism_api.resources import FailurePolicy
 from prism_api.stage_config import StageResult
+from prism_api.status import State
 from prism_operator.planning.decide import (
     Decision,
     StartAttempt,
-    State,
     StopAttempt,
     backoff_seconds,
     decide,

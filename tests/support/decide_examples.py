@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from observed_builders import a_proof, ended, interrupted, observed, preempted, running
-from prism_operator.planning.decide import StartAttempt, State
+from prism_api.status import State
+from prism_operator.planning.decide import StartAttempt
 from prism_operator.planning.observation import RunObserved
 from run_builders import a_plan
 

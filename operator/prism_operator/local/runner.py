@@ -8,7 +8,9 @@ from pathlib import Path
 from types import FrameType
 
 from prism_api.exit_codes import ExitCode
+from prism_api.reasons import Reason
 from prism_api.run import PrismRun
+from prism_api.status import State
 from prism_api.uris import local_path
 from prism_operator.local.changes import check_unchanged
 from prism_operator.local.executor import LocalExecutor
@@ -16,7 +18,7 @@ from prism_operator.local.folder import RunFolder, Usage, open_folder, run_yaml
 from prism_operator.local.inputs import builtin_sets, localise, make_inputs
 from prism_operator.local.memory import MemoryWatch
 from prism_operator.local.preflight import check_stages
-from prism_operator.planning.decide import Decision, StartAttempt, State, decide
+from prism_operator.planning.decide import Decision, StartAttempt, decide
 from prism_operator.planning.observation import RunObserved
 from prism_operator.planning.plan import Plan, plan
 from prism_operator.progress import ProgressView
@@ -116,7 +118,9 @@ def _execute(
                 return decision
             if interrupts.count > 1:
                 view.message(_CUT_OFF)
-                return Decision(State.SUSPENDED, decision.stages, message=_CUT_OFF)
+                return Decision(
+                    State.SUSPENDED, Reason.SUSPENDED, decision.stages, message=_CUT_OFF
+                )
             _apply(decision, executor, view)
             time.sleep(_POLL_SECONDS)
     finally:

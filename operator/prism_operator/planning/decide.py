@@ -5,34 +5,28 @@ restarted executor goes on as if nothing had happened.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from prism_api.checkpoint import CheckpointRef
 from prism_api.exit_codes import NEEDS_HELP, PERMANENT, ExitCode
 from prism_api.names import StageKind
+from prism_api.reasons import Reason
 from prism_api.resources import FailurePolicy
 from prism_api.stage_config import StageResult
-from prism_operator.planning.observation import AttemptObserved, RunObserved
+from prism_api.status import SETTLED, State
+from prism_operator.planning.observation import AttemptObserved, PastAttempts, RunObserved
 from prism_operator.planning.plan import Plan, TrainStep
 
 _MAX_BACKOFF_SECONDS = 300.0
 _POLL_SECONDS = 30.0
 
-
-class State(StrEnum):
-    """Where a stage, or a run, stands."""
-
-    PENDING = "Pending"
-    RUNNING = "Running"
-    STOPPING = "Stopping"
-    SUSPENDED = "Suspended"
-    BLOCKED = "Blocked"
-    FAILED = "Failed"
-    SUCCEEDED = "Succeeded"
-
-
-_SETTLED = (State.SUSPENDED, State.BLOCKED, State.FAILED, State.SUCCEEDED)
+_REASONS = {
+    ExitCode.BAD_CONFIG: Reason.BAD_CONFIG,
+    ExitCode.BAD_DATA: Reason.BAD_DATA,
+    ExitCode.NON_FINITE: Reason.NON_FINITE,
+    ExitCode.STORE: Reason.STORE_FAILED,
+}
 
 
 @dataclass(frozen=True)
@@ -51,14 +45,15 @@ class StopAttempt:
     kind: StageKind
     attempt: int
     reason: str
+    by: Literal["user", "deadline"] = "user"
 
 
 Action = StartAttempt | StopAttempt
 
 
 @dataclass(frozen=True)
-class StageStatus:
-    """Status of one stage."""
+class StageVerdict:
+    """Where one stage stands."""
 
     state: State
     attempt: int = 0
@@ -72,40 +67,101 @@ class Decision:
     """What to do now, what to show, and when to look again if nothing happens."""
 
     state: State
-    stages: dict[StageKind, StageStatus]
+    reason: Reason
+    stages: dict[StageKind, StageVerdict]
     actions: tuple[Action, ...] = ()
     message: str = ""
     exit_code: ExitCode | None = None
     """Why the run failed or is blocked; mostly of the attempt that decided it."""
-    requeue_after_seconds: float | None = field(default=None)
+    requeue_after_seconds: float | None = None
 
 
-def decide(plan: Plan, policy: FailurePolicy, observed: RunObserved, now: float) -> Decision:
-    """The next actions of a run: at most one attempt of one stage runs at any time."""
+@dataclass(frozen=True)
+class _Case:
+    """The stage that is to be worked on, and all that its verdict depends on."""
+
+    step: TrainStep
+    policy: FailurePolicy
+    past: PastAttempts
+    attempts: Sequence[AttemptObserved]
+    """Oldest first."""
+    help_seconds: float | None
+    now: float
+
+    @property
+    def last(self) -> AttemptObserved | None:
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def faults(self) -> int:
+        """Attempts that count against the budget, given that none of them has proved its stage."""
+        return self.past.faults + sum(is_fault(a, self.policy) for a in self.attempts)
+
+    @property
+    def preemptions(self) -> int:
+        return self.past.preemptions + sum(a.state == "preempted" for a in self.attempts)
+
+    @property
+    def is_over_deadline(self) -> bool:
+        """Whether all attempts together ran too long; pauses between them do not count."""
+        limit = self.policy.stage_deadline_seconds
+        seconds = self.past.seconds + sum(seconds_of(a, self.now) for a in self.attempts)
+        return limit is not None and seconds > limit
+
+    def verdict(self, state: State, message: str = "") -> StageVerdict:
+        return StageVerdict(state, self.last.number if self.last else 0, self.faults, message)
+
+    def settled(
+        self, state: State, reason: Reason, message: str, code: ExitCode | None = None
+    ) -> Decision:
+        stages = {self.step.kind: self.verdict(state, message)}
+        return Decision(state, reason, stages, message=message, exit_code=code)
+
+
+def decide(
+    plan: Plan,
+    policy: FailurePolicy,
+    observed: RunObserved,
+    now: float,
+    help_seconds: float | None = None,
+) -> Decision:
+    """The next actions of a run: at most one attempt of one stage runs at any time.
+
+    An attempt that needs help (storage) is tried again after `help_seconds`; None: its user does.
+    """
     proofs = _proofs(plan, observed)
-    stages = {step.kind: StageStatus(State.PENDING) for step in plan.train_steps}
+    stages = {step.kind: StageVerdict(State.PENDING) for step in plan.train_steps}
     for kind, proof in proofs.items():
         failed = [a for a in _attempts(observed, kind) if a.exit_code != ExitCode.DONE]
-        stages[kind] = StageStatus(State.SUCCEEDED, proof.attempt, _faults(failed, policy))
-    current = next((step for step in plan.train_steps if step.kind not in proofs), None)
-    if current is None:
-        return _once_alone(Decision(State.SUCCEEDED, stages), _strays(observed))
-    attempts = _attempts(observed, current.kind)
-    other = observed.results.get(current.kind)
-    if other is not None and _is_of(other, current):
-        decision = _settled(
-            current, policy, State.BLOCKED, attempts, _contradiction(other), ExitCode.FOLDER_TAKEN
-        )
+        faults = _past(observed, kind).faults + sum(is_fault(a, policy) for a in failed)
+        stages[kind] = StageVerdict(State.SUCCEEDED, proof.attempt, faults)
+    step = next((step for step in plan.train_steps if step.kind not in proofs), None)
+    if step is None:
+        done = Decision(State.SUCCEEDED, Reason.COMPLETED, stages)
+        return _once_alone(done, _strays(observed))
+    attempts, past = _attempts(observed, step.kind), _past(observed, step.kind)
+    case = _Case(step, policy, past, attempts, help_seconds, now)
+    other = observed.results.get(step.kind)
+    if observed.cancel:
+        decision = case.settled(State.CANCELLED, Reason.CANCELLED, "cancelled by its user")
+        strays = _strays(observed)
+    elif other is not None and _is_of(other, step):
+        text, code = _contradiction(other), ExitCode.FOLDER_TAKEN
+        decision = case.settled(State.BLOCKED, Reason.RESULT_CONTRADICTS, text, code)
         strays = _strays(observed)
     else:
-        parent = proofs[current.after].checkpoint if current.after else None
-        decision = _decide_stage(current, policy, attempts, parent, observed.suspend, now)
-        strays = _strays(observed, watched=current.kind)
+        parent = proofs[step.after].checkpoint if step.after else None
+        decision = _decide_stage(case, parent, observed.suspend)
+        strays = _strays(observed, watched=step.kind)
     return _once_alone(replace(decision, stages=stages | decision.stages), strays)
 
 
 def _attempts(observed: RunObserved, kind: StageKind) -> tuple[AttemptObserved, ...]:
     return observed.attempts.get(kind, ())
+
+
+def _past(observed: RunObserved, kind: StageKind) -> PastAttempts:
+    return observed.past.get(kind, PastAttempts())
 
 
 def _proofs(plan: Plan, observed: RunObserved) -> dict[StageKind, StageResult]:
@@ -116,7 +172,7 @@ def _proofs(plan: Plan, observed: RunObserved) -> dict[StageKind, StageResult]:
         result = observed.results.get(step.kind)
         if result is None or not _is_of(result, step):
             break
-        if result.config_hash != step.config(result.attempt, parent).config_hash:
+        if result.config_hash != step.config_hash(parent):
             break
         proofs[step.kind] = result
         parent = result.checkpoint
@@ -147,7 +203,8 @@ def _strays(observed: RunObserved, watched: StageKind | None = None) -> tuple[St
     }
     if watched is not None:
         running -= {(watched, attempt.number) for attempt in _attempts(observed, watched)[-1:]}
-    return tuple(StopAttempt(kind, number, "it is done with") for kind, number in sorted(running))
+    held = sorted(running | observed.draining)
+    return tuple(StopAttempt(kind, number, "it is done with") for kind, number in held)
 
 
 def _once_alone(decision: Decision, strays: tuple[StopAttempt, ...]) -> Decision:
@@ -156,13 +213,14 @@ def _once_alone(decision: Decision, strays: tuple[StopAttempt, ...]) -> Decision
         return decision
     stops = tuple(action for action in decision.actions if isinstance(action, StopAttempt))
     waiting = {
-        action.kind: StageStatus(State.PENDING)
+        action.kind: replace(decision.stages[action.kind], state=State.PENDING)
         for action in decision.actions
         if isinstance(action, StartAttempt)
     }
-    is_settled = decision.state in _SETTLED
+    is_settled = decision.state in SETTLED
     return Decision(
         State.STOPPING if is_settled else decision.state,
+        Reason.DRAINING if is_settled or waiting else decision.reason,
         decision.stages | waiting,
         strays + stops,
         decision.message,
@@ -170,79 +228,66 @@ def _once_alone(decision: Decision, strays: tuple[StopAttempt, ...]) -> Decision
     )
 
 
-def _decide_stage(
-    step: TrainStep,
-    policy: FailurePolicy,
-    attempts: Sequence[AttemptObserved],
-    parent: CheckpointRef | None,
-    suspend: bool,
-    now: float,
-) -> Decision:
-    last = attempts[-1] if attempts else None
+def _decide_stage(case: _Case, parent: CheckpointRef | None, suspend: bool) -> Decision:
+    last = case.last
     if last is not None and last.state == "running":
-        return _watch(step, policy, attempts, suspend, now)
+        return _watch(case, last, suspend)
     code = _code(last) if last is not None and last.state == "ended" else None
-    if code in PERMANENT:
-        return _settled(step, policy, State.FAILED, attempts, attempts[-1].message, code)
-    if code in NEEDS_HELP:
-        return _settled(step, policy, State.BLOCKED, attempts, attempts[-1].message, code)
+    if last is not None and code in PERMANENT:
+        return case.settled(State.FAILED, _REASONS[code], last.message, code)
+    if last is not None and code in NEEDS_HELP and (case.help_seconds is None or suspend):
+        return case.settled(State.BLOCKED, _REASONS[code], last.message, code)
     if suspend:
-        return _settled(
-            step, policy, State.SUSPENDED, attempts, "stopped; the last checkpoint is kept"
-        )
+        text = "stopped; the last checkpoint is kept"
+        return case.settled(State.SUSPENDED, Reason.SUSPENDED, text)
     if last is not None:
-        verdict = _judge(step, policy, attempts, now)
+        verdict = _judge(case, last)
         if verdict is not None:
             return verdict
     number = last.number + 1 if last else 1
-    start = StartAttempt(step.kind, number, parent)
-    status = StageStatus(State.RUNNING, number, _faults(attempts, policy))
+    start = StartAttempt(case.step.kind, number, parent)
+    stages = {case.step.kind: StageVerdict(State.RUNNING, number, case.faults)}
     return Decision(
-        State.RUNNING, {step.kind: status}, (start,), requeue_after_seconds=_POLL_SECONDS
+        State.RUNNING, Reason.STARTING, stages, (start,), requeue_after_seconds=_POLL_SECONDS
     )
 
 
-def _watch(
-    step: TrainStep,
-    policy: FailurePolicy,
-    attempts: Sequence[AttemptObserved],
-    suspend: bool,
-    now: float,
-) -> Decision:
+def _watch(case: _Case, last: AttemptObserved, suspend: bool) -> Decision:
     """A running attempt goes on, unless the user or a deadline wants it stopped."""
-    last = attempts[-1]
-    reason = _reason_to_stop(policy, attempts, suspend, now)
-    state = State.STOPPING if reason else State.RUNNING
-    status = StageStatus(state, last.number, _faults(attempts, policy), reason)
-    actions = (StopAttempt(step.kind, last.number, reason),) if reason else ()
+    text, by = _reason_to_stop(case, last, suspend)
+    state = State.STOPPING if text else State.RUNNING
+    going = Reason.TRAINING if last.has_stepped else Reason.STARTING
+    actions = (StopAttempt(case.step.kind, last.number, text, by),) if text else ()
     return Decision(
-        state, {step.kind: status}, actions, reason, requeue_after_seconds=_POLL_SECONDS
+        state,
+        Reason.STOPPING if text else going,
+        {case.step.kind: case.verdict(state, text)},
+        actions,
+        text,
+        requeue_after_seconds=_POLL_SECONDS,
     )
 
 
 def _reason_to_stop(
-    policy: FailurePolicy, attempts: Sequence[AttemptObserved], suspend: bool, now: float
-) -> str:
-    last = attempts[-1]
+    case: _Case, last: AttemptObserved, suspend: bool
+) -> tuple[str, Literal["user", "deadline"]]:
+    policy = case.policy
     if suspend:
-        return "suspended"
-    if not last.has_stepped and now - last.started_at > policy.start_deadline_seconds:
-        return f"no step within startDeadlineSeconds ({policy.start_deadline_seconds})"
-    if _is_over_deadline(policy, attempts, now):
-        return f"longer than stageDeadlineSeconds ({policy.stage_deadline_seconds})"
-    return ""
+        return "suspended", "user"
+    if last.is_outdated:
+        return "its settings were changed before it could start", "user"
+    if not last.has_stepped and case.now - last.started_at > policy.start_deadline_seconds:
+        text = f"no step within startDeadlineSeconds ({policy.start_deadline_seconds})"
+        return text, "deadline"
+    if case.is_over_deadline:
+        text = f"longer than stageDeadlineSeconds ({policy.stage_deadline_seconds})"
+        return text, "deadline"
+    return "", "user"
 
 
-def _is_over_deadline(
-    policy: FailurePolicy, attempts: Sequence[AttemptObserved], now: float
-) -> bool:
-    """Whether all attempts together ran too long; pauses between them do not count."""
-    limit = policy.stage_deadline_seconds
-    seconds = sum(
-        (now if attempt.state == "running" else attempt.ended_at) - attempt.started_at
-        for attempt in attempts
-    )
-    return limit is not None and seconds > limit
+def seconds_of(attempt: AttemptObserved, now: float) -> float:
+    """How long it ran, or has been running."""
+    return (now if attempt.state == "running" else attempt.ended_at) - attempt.started_at
 
 
 def _code(attempt: AttemptObserved) -> ExitCode:
@@ -251,53 +296,54 @@ def _code(attempt: AttemptObserved) -> ExitCode:
     return ExitCode(code) if code is not None and code in set(ExitCode) else ExitCode.CRASHED
 
 
-def _judge(
-    step: TrainStep, policy: FailurePolicy, attempts: Sequence[AttemptObserved], now: float
-) -> Decision | None:
+def _judge(case: _Case, last: AttemptObserved) -> Decision | None:
     """Whether the attempts so far settle the stage or ask for a pause; None: try again."""
-    last, faults = attempts[-1], _faults(attempts, policy)
-    if _is_over_deadline(policy, attempts, now):
+    policy, faults = case.policy, case.faults
+    if case.is_over_deadline:
         text = f"longer than stageDeadlineSeconds ({policy.stage_deadline_seconds})"
-        return _settled(step, policy, State.FAILED, attempts, text, ExitCode.CRASHED)
+        return case.settled(State.FAILED, Reason.STAGE_DEADLINE_EXCEEDED, text, ExitCode.CRASHED)
     cause = "ended well without a result" if last.exit_code == ExitCode.DONE else last.message
     if faults > policy.max_restarts:
         text = f"failed {faults} times, maxRestarts is {policy.max_restarts}; last: {cause}"
-        return _settled(step, policy, State.FAILED, attempts, text, ExitCode.CRASHED)
-    preemptions = sum(attempt.state == "preempted" for attempt in attempts)
-    if preemptions > policy.max_preemptions:
-        text = f"preempted {preemptions} times, maxPreemptions is {policy.max_preemptions}"
-        return _settled(step, policy, State.FAILED, attempts, text, ExitCode.CRASHED)
-    wait = last.ended_at + backoff_seconds(faults) - now
-    if _is_fault(last, policy) and wait > 0:
-        status = StageStatus(State.PENDING, last.number, faults, f"tries again in {wait:.0f} s")
-        return Decision(
-            State.RUNNING, {step.kind: status}, message=cause, requeue_after_seconds=wait
-        )
-    return None
+        return case.settled(State.FAILED, Reason.RESTARTS_EXCEEDED, text, ExitCode.CRASHED)
+    if case.preemptions > policy.max_preemptions:
+        text = f"preempted {case.preemptions} times, maxPreemptions is {policy.max_preemptions}"
+        return case.settled(State.FAILED, Reason.PREEMPTIONS_EXCEEDED, text, ExitCode.CRASHED)
+    return _pause(case, last, cause)
 
 
-def _settled(
-    step: TrainStep,
-    policy: FailurePolicy,
-    state: State,
-    attempts: Sequence[AttemptObserved],
-    message: str,
-    code: ExitCode | None = None,
-) -> Decision:
-    number = attempts[-1].number if attempts else 0
-    status = StageStatus(state, number, _faults(attempts, policy), message)
-    return Decision(state, {step.kind: status}, message=message, exit_code=code)
+def _pause(case: _Case, last: AttemptObserved, cause: str) -> Decision | None:
+    """The wait before the next attempt, if there is one."""
+    reason, seconds = Reason.BACKING_OFF, 0.0
+    if _needs_help(last):
+        reason, seconds = Reason.STORE_FAILED, case.help_seconds or 0.0
+    elif is_fault(last, case.policy):
+        seconds = backoff_seconds(case.faults)
+    wait = last.ended_at + seconds - case.now
+    if wait <= 0:
+        return None
+    # In steps, so that what is shown, and stored, does not change all the time.
+    verdict = case.verdict(State.PENDING, f"tries again after a pause of {seconds:.0f} s")
+    return Decision(
+        State.RUNNING,
+        reason,
+        {case.step.kind: verdict},
+        message=cause,
+        requeue_after_seconds=wait,
+    )
 
 
-def _faults(attempts: Sequence[AttemptObserved], policy: FailurePolicy) -> int:
-    """Attempts that count against the budget, given that none of them has proved its stage."""
-    return sum(_is_fault(attempt, policy) for attempt in attempts)
+def _needs_help(attempt: AttemptObserved) -> bool:
+    return attempt.state == "ended" and _code(attempt) in NEEDS_HELP
 
 
-def _is_fault(attempt: AttemptObserved, policy: FailurePolicy) -> bool:
-    """Interrupted and preempted attempts are no faults, nor those that were asked to save
-    themselves, unless for never having got to a first step."""
-    if attempt.state != "ended":
+def is_fault(attempt: AttemptObserved, policy: FailurePolicy) -> bool:
+    """Whether an attempt that did not prove its stage counts against the budget.
+
+    Interrupted and preempted ones do not, nor those that wait for help or were asked to save
+    themselves, unless for never having got to a first step.
+    """
+    if attempt.state != "ended" or _needs_help(attempt):
         return False
     if attempt.exit_code != ExitCode.SAVED:
         return True

@@ -1,7 +1,7 @@
 """What an executor sees of a run: the input of `decide`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prism_api.names import StageKind
@@ -23,6 +23,17 @@ class AttemptObserved:
     ended_at: float = 0.0
     has_stepped: bool = False
     """Whether it has reported a step."""
+    is_outdated: bool = False
+    """Whether it waits to start and was made of settings that its user has changed since."""
+
+
+@dataclass(frozen=True)
+class PastAttempts:
+    """Attempts of a stage that an executor only counts any more."""
+
+    faults: int = 0
+    preemptions: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,3 +45,8 @@ class RunObserved:
     results: Mapping[StageKind, StageResult]
     """Complete results, by stage."""
     suspend: bool = False
+    cancel: bool = False
+    past: Mapping[StageKind, PastAttempts] = field(default_factory=dict)
+    """Attempts older than those in `attempts`."""
+    draining: frozenset[tuple[StageKind, int]] = frozenset()
+    """Attempts that are over but still hold machines."""

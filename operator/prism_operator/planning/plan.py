@@ -1,6 +1,6 @@
 """plan(run): the ordered steps of a run, independent of who executes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prism_api.algorithms import resolve_correction, resolve_rlvr
 from prism_api.checkpoint import CheckpointRef
@@ -8,6 +8,7 @@ from prism_api.names import StageKind
 from prism_api.resources import (
     Evaluation,
     ModelSource,
+    Queue,
     ResolvedWorkers,
     Retention,
     Rollout,
@@ -49,6 +50,10 @@ class TrainStep:
     rollout: Rollout | None
     evaluation: Evaluation | None
     retention: Retention
+    queue: Queue | None
+    _hashes: dict[CheckpointRef | None, str] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @property
     def gpus(self) -> int:
@@ -81,6 +86,12 @@ class TrainStep:
             retention=self.retention,
         )
 
+    def config_hash(self, init_from: CheckpointRef | None) -> str:
+        """Of the config of any attempt from that start; remembered, for it is asked for often."""
+        if init_from not in self._hashes:
+            self._hashes[init_from] = self.config(1, init_from).config_hash
+        return self._hashes[init_from]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -94,6 +105,16 @@ class Plan:
         """Of all models whose sizes decide what the run needs."""
         sources = [s for t in self.train_steps for s in (t.model, t.discriminator_model)]
         return {source.uri for source in sources if source is not None}
+
+    def servers_of(self, kind: StageKind) -> ServeStep | None:
+        """The rollout servers of a stage, if it samples from any."""
+        serves = (step for step in self.steps if isinstance(step, ServeStep))
+        return next((step for step in serves if step.kind == kind), None)
+
+    def gpus_of(self, step: TrainStep) -> int:
+        """GPUs that a stage holds, those of its servers included."""
+        servers = self.servers_of(step.kind)
+        return step.gpus + (servers.gpus if servers else 0)
 
     @property
     def train_steps(self) -> tuple[TrainStep, ...]:
@@ -140,4 +161,5 @@ def _train_step(
         rollout=rollout,
         evaluation=spec.evaluation,
         retention=spec.storage.retention if spec.storage else Retention(),
+        queue=spec.queue,
     )

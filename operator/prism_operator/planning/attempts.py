@@ -1,0 +1,219 @@
+"""What an attempt's pods and PyTorchJob say of it: pure, and the same however often it is asked.
+
+`observe_attempt` brings the stored record of an attempt up to date. What it finds is stored before
+any child is deleted, so that nothing has to be found twice.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+
+from prism_api.base import parse_json
+from prism_api.errors import SpecError
+from prism_api.exit_codes import PERMANENT, ExitCode
+from prism_api.names import StageKind
+from prism_api.reporting import StageReport
+from prism_api.status import AttemptStatus
+from prism_operator.planning.plan import TrainStep
+from prism_operator.planning.sightings import ChildrenSeen, JobSeen, PodSeen, names_of
+
+STRAGGLER_SECONDS = 10.0
+"""After a pod of a gang has failed, the others have so long to say why: the one that ended first
+is not always the one that knows."""
+
+
+def observe_attempt(
+    step: TrainStep, attempt: AttemptStatus, seen: ChildrenSeen, now: datetime
+) -> AttemptStatus:
+    """The record of an attempt that is not over, with what its children show now."""
+    job = seen.job_of(step.kind, attempt.number)
+    pods = seen.gang(step.kind, attempt.number)
+    attempt = _progressed(step, attempt, job, pods, seen, now)
+    if attempt.job_uid is None:
+        return _stopped(attempt, now) if attempt.stopping and not pods else attempt
+    if job is None or job.uid != attempt.job_uid:
+        return _without_job(attempt, pods, now)
+    lost = _lost(attempt, job, pods)
+    if lost and not attempt.stopping:
+        return _over(attempt, "preempted", now, lost)
+    if _is_over(step, attempt, job, pods, now):
+        return _ended(attempt, job, pods, now)
+    return attempt
+
+
+def report_of(step: TrainStep, attempt: int, seen: ChildrenSeen) -> StageReport | None:
+    """The proof that rank 0 of an attempt has left, if it is one of this very attempt's stage."""
+    for pod in seen.gang(step.kind, attempt):
+        if pod.index == 0 and pod.exit_code == ExitCode.DONE:
+            try:
+                report = parse_json(StageReport, pod.termination_message, pod.name)
+            except SpecError:
+                continue
+            if report.result.run.uid == step.run.uid and report.result.kind == step.kind:
+                return report
+    return None
+
+
+def is_draining(seen: ChildrenSeen, kind: StageKind, attempt: int) -> bool:
+    """Whether pods of an attempt that is over still hold machines."""
+    return any(not pod.is_over for pod in seen.gang(kind, attempt))
+
+
+def gang_digest(pods: tuple[PodSeen, ...]) -> str:
+    """Which pods a gang consists of, as a few characters."""
+    return hashlib.sha256(" ".join(sorted(p.uid for p in pods)).encode()).hexdigest()[:16]
+
+
+def _progressed(
+    step: TrainStep,
+    attempt: AttemptStatus,
+    job: JobSeen | None,
+    pods: tuple[PodSeen, ...],
+    seen: ChildrenSeen,
+    now: datetime,
+) -> AttemptStatus:
+    """With the milestones that were reached, each recorded when it is first seen."""
+    facts: dict[str, object] = {}
+    if job is not None and attempt.job_uid is None:
+        facts["job_uid"] = job.uid
+    if attempt.admitted_at is None and job is not None and not job.is_queued:
+        facts["admitted_at"] = now
+    is_whole = len(pods) == step.workers.replicas
+    if is_whole and attempt.gang is None and not any(p.is_deleting for p in pods):
+        facts["gang"] = gang_digest(pods)
+    if is_whole and attempt.trainer_started_at is None and all(p.phase != "Pending" for p in pods):
+        facts["trainer_started_at"] = now
+    if attempt.stepped_at is None and _has_stepped(step, attempt, seen):
+        facts["stepped_at"] = now
+    reported = report_of(step, attempt.number, seen) is not None
+    if attempt.ended_at is None and (reported or any(_failed(p) for p in pods)):
+        facts["ended_at"] = now
+    facts["message"] = _hindrance(attempt, job, pods, seen, step.kind)
+    return attempt.model_copy(update=facts)
+
+
+def _has_stepped(step: TrainStep, attempt: AttemptStatus, seen: ChildrenSeen) -> bool:
+    progress = seen.progress
+    told = (
+        progress is not None
+        and (progress.uid, progress.stage) == (step.run.uid, step.kind)
+        and progress.attempt == attempt.number
+        and progress.step > 0
+    )
+    return told or report_of(step, attempt.number, seen) is not None
+
+
+def _hindrance(
+    attempt: AttemptStatus,
+    job: JobSeen | None,
+    pods: tuple[PodSeen, ...],
+    seen: ChildrenSeen,
+    kind: StageKind,
+) -> str:
+    """What keeps an attempt from starting, while something does."""
+    if attempt.stepped_at is not None:
+        return ""
+    if seen.trouble:
+        return seen.trouble
+    servers = tuple(p for p in seen.pods if p.role == "rollout" and p.kind == kind)
+    blocked = next((p for p in (*pods, *servers) if p.blocker), None)
+    if blocked is not None:
+        return f"{blocked.name}: {blocked.blocker}"
+    return "waits for admission by Kueue" if job is not None and job.is_queued else ""
+
+
+def _without_job(attempt: AttemptStatus, pods: tuple[PodSeen, ...], now: datetime) -> AttemptStatus:
+    if not attempt.stopping:
+        return _over(attempt, "preempted", now, "its PyTorchJob was deleted")
+    return attempt if any(not p.is_over for p in pods) else _stopped(attempt, now)
+
+
+def _stopped(attempt: AttemptStatus, now: datetime) -> AttemptStatus:
+    """Over because it was asked to end. What a deadline ends may count as a fault."""
+    if attempt.stopped_by == "user":
+        return _over(attempt, "interrupted", now, attempt.stopping)
+    return _over(attempt, "ended", now, attempt.stopping, ExitCode.SAVED)
+
+
+def _lost(attempt: AttemptStatus, job: JobSeen, pods: tuple[PodSeen, ...]) -> str:
+    """What was taken away from a gang; empty if nothing was."""
+    if job.is_deleting:
+        return "its PyTorchJob was deleted"
+    taken = tuple(p for p in pods if p.disruption)
+    if taken:
+        return f"{names_of(taken)}: {taken[0].disruption}"
+    if any(_failed(p) for p in pods) or job.is_finished:
+        return ""
+    gone = tuple(p for p in pods if p.is_deleting)
+    if gone:
+        return f"{names_of(gone)} deleted"
+    if attempt.gang is not None and gang_digest(pods) != attempt.gang:
+        return "a pod of it was deleted"
+    return ""
+
+
+def _failed(pod: PodSeen) -> bool:
+    return pod.phase == "Failed" or bool(pod.exit_code)
+
+
+def _is_over(
+    step: TrainStep,
+    attempt: AttemptStatus,
+    job: JobSeen,
+    pods: tuple[PodSeen, ...],
+    now: datetime,
+) -> bool:
+    if len(pods) == step.workers.replicas and all(p.is_over for p in pods):
+        return True
+    if job.is_finished and not any(not p.is_over for p in pods):
+        return True
+    first = attempt.ended_at
+    return first is not None and (now - first).total_seconds() >= STRAGGLER_SECONDS
+
+
+def _ended(
+    attempt: AttemptStatus, job: JobSeen, pods: tuple[PodSeen, ...], now: datetime
+) -> AttemptStatus:
+    """By itself, or because it was asked to."""
+    cause = min((p for p in pods if _failed(p)), key=_telling, default=None)
+    if cause is None:
+        code = ExitCode.DONE if pods and all(p.is_over for p in pods) else None
+        return _over(attempt, "ended", now, "" if code == 0 else job.message, code)
+    if attempt.stopping and cause.exit_code == ExitCode.SAVED:
+        return _stopped(attempt, now)
+    return _over(attempt, "ended", now, _last_words(cause), cause.exit_code)
+
+
+def _telling(pod: PodSeen) -> tuple[int, int]:
+    """Sort key: who knows best why a gang ended. A permanent error, then one that names itself,
+    then one that was killed, then one that lost its peers, then one that only saved itself."""
+    if pod.exit_code in PERMANENT:
+        rank = 0
+    elif pod.exit_code == ExitCode.STORE:
+        rank = 1
+    elif pod.reason or pod.exit_code is None or pod.exit_code > 128:
+        rank = 2
+    else:
+        rank = 4 if pod.exit_code == ExitCode.SAVED else 3
+    return rank, pod.index
+
+
+def _last_words(pod: PodSeen) -> str:
+    words = pod.termination_message.strip()
+    how = pod.reason or (f"exit code {pod.exit_code}" if pod.exit_code is not None else "failed")
+    return f"{pod.name}: {words or how}" if not pod.reason else f"{pod.name}: {how} {words}".strip()
+
+
+def _over(
+    attempt: AttemptStatus,
+    outcome: str,
+    now: datetime,
+    message: str = "",
+    code: int | None = None,
+) -> AttemptStatus:
+    facts = {"outcome": outcome, "message": message, "exit_code": code}
+    return attempt.model_copy(update=facts | {"ended_at": attempt.ended_at or now})
+
+
+def moment(seconds: float) -> datetime:
+    """Seconds since the epoch as status documents have them: whole milliseconds, in UTC."""
+    return datetime.fromtimestamp(round(seconds, 3), UTC)

@@ -1,0 +1,252 @@
+"""next_status(...): the whole reconcile of a run as a pure function.
+
+What its children show is folded into what is stored of it, `decide` judges the result, and the
+status that follows is stored before anything is created or deleted because of it. The executor's
+part is `children.py`: what ought to be there is a function of the stored status alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from prism_api.checkpoint import CheckpointRef
+from prism_api.exit_codes import PERMANENT
+from prism_api.names import StageKind
+from prism_api.resources import FailurePolicy
+from prism_api.status import (
+    AttemptStatus,
+    GpuSeconds,
+    PrismRunStatus,
+    Restarts,
+    StageStatus,
+    State,
+)
+from prism_operator.planning.attempts import (
+    STRAGGLER_SECONDS,
+    is_draining,
+    moment,
+    observe_attempt,
+    report_of,
+)
+from prism_operator.planning.decide import (
+    Decision,
+    StartAttempt,
+    decide,
+    is_fault,
+    seconds_of,
+)
+from prism_operator.planning.observation import AttemptObserved, PastAttempts, RunObserved
+from prism_operator.planning.plan import Plan, TrainStep
+from prism_operator.planning.sightings import ChildrenSeen, Wanted
+from prism_operator.planning.summary import summarize
+
+HELP_SECONDS = 60.0
+"""After a stage's storage has failed it is tried again after so long, as often as it takes."""
+
+
+@dataclass(frozen=True)
+class Next:
+    """What to store, and when to look again if nothing happens."""
+
+    status: PrismRunStatus
+    decision: Decision
+
+    @property
+    def requeue_after_seconds(self) -> float | None:
+        """Seconds; none: something has to happen first."""
+        return self.decision.requeue_after_seconds
+
+
+def next_status(
+    plan: Plan,
+    policy: FailurePolicy,
+    wanted: Wanted,
+    stored: PrismRunStatus,
+    seen: ChildrenSeen,
+    generation: int,
+    now_seconds: float,
+) -> Next:
+    """The status that follows from the stored one and from what is there."""
+    now = moment(now_seconds)
+    stages = {step.kind: _observe_stage(plan, step, stored, seen, now) for step in plan.train_steps}
+    observed = _as_observed(plan, stages, seen, wanted, now_seconds)
+    decision = decide(plan, policy, observed, now_seconds, help_seconds=HELP_SECONDS)
+    stages = {
+        step.kind: _after(step, stages[step.kind], decision, policy, wanted, now)
+        for step in plan.train_steps
+    }
+    return Next(summarize(stored, stages, decision, seen, generation, now), decision)
+
+
+def _observe_stage(
+    plan: Plan, step: TrainStep, stored: PrismRunStatus, seen: ChildrenSeen, now: datetime
+) -> StageStatus:
+    stage = stored.stages.get(step.kind, StageStatus())
+    attempt = stage.attempt
+    if attempt is None:
+        return stage
+    facts: dict[str, object] = {}
+    if stage.result is None:
+        facts["result"] = report_of(step, attempt.number, seen)
+    if attempt.outcome is None:
+        attempt = observe_attempt(step, attempt, seen, now)
+        facts |= {"attempt": attempt, **_progress(step, attempt, seen)}
+        if attempt.outcome is not None:
+            facts["gpu_seconds"] = _gpu_seconds(stage.gpu_seconds, attempt, plan.gpus_of(step))
+    return stage.model_copy(update=facts)
+
+
+def _gpu_seconds(before: GpuSeconds, attempt: AttemptStatus, gpus: int) -> GpuSeconds:
+    return GpuSeconds(
+        allocated=before.allocated + gpus * _seconds(attempt.admitted_at, attempt.ended_at),
+        productive=before.productive + gpus * _seconds(attempt.stepped_at, attempt.ended_at),
+    )
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float:
+    if start is None or end is None:
+        return 0.0
+    return round(max(0.0, (end - start).total_seconds()), 3)
+
+
+def _progress(step: TrainStep, attempt: AttemptStatus, seen: ChildrenSeen) -> dict[str, object]:
+    told = seen.progress
+    if told is None or (told.uid, told.stage, told.attempt) != (
+        step.run.uid,
+        step.kind,
+        attempt.number,
+    ):
+        return {}
+    facts = {"phase": told.phase, "step": told.step, "steps": told.steps}
+    return {**facts, "metrics": told.metrics}
+
+
+def _as_observed(
+    plan: Plan,
+    stages: Mapping[StageKind, StageStatus],
+    seen: ChildrenSeen,
+    wanted: Wanted,
+    now: float,
+) -> RunObserved:
+    """What `decide` judges by. Of each stage only the newest attempt is known in detail."""
+    attempts = {
+        kind: (_attempt_observed(kind, stage.attempt, wanted, now),)
+        for kind, stage in stages.items()
+        if stage.attempt is not None
+    }
+    past = {
+        kind: PastAttempts(s.restarts.faults, s.restarts.preemptions, s.restarts.seconds)
+        for kind, s in stages.items()
+    }
+    results = {kind: s.result.result for kind, s in stages.items() if s.result is not None}
+    over = _attempts_seen(seen) - {(k, a[0].number) for k, a in attempts.items() if _runs(a[0])}
+    draining = {(kind, number) for kind, number in over if is_draining(seen, kind, number)}
+    return RunObserved(attempts, results, wanted.suspend, wanted.cancel, past, frozenset(draining))
+
+
+def _runs(attempt: AttemptObserved) -> bool:
+    return attempt.state == "running"
+
+
+def _attempts_seen(seen: ChildrenSeen) -> set[tuple[StageKind, int]]:
+    return {(pod.kind, pod.attempt) for pod in seen.pods if pod.role == "trainer"}
+
+
+def _attempt_observed(
+    kind: StageKind, attempt: AttemptStatus, wanted: Wanted, now: float
+) -> AttemptObserved:
+    """A queued attempt has not started: no deadline holds for it."""
+    ended = attempt.ended_at.timestamp() if attempt.ended_at else now
+    started = attempt.admitted_at.timestamp() if attempt.admitted_at else ended
+    is_mended = wanted.made_of.get(kind, attempt.made_of) != attempt.made_of
+    is_waiting = attempt.trainer_started_at is None and bool(attempt.message)
+    state = attempt.outcome or "running"
+    if state == "ended" and attempt.exit_code in PERMANENT and is_mended:
+        state = "interrupted"  # what made it fail for good was changed
+    return AttemptObserved(
+        number=attempt.number,
+        state=state,
+        exit_code=attempt.exit_code if state == "ended" else None,
+        message=attempt.message,
+        started_at=started if attempt.outcome or attempt.admitted_at else now,
+        ended_at=ended,
+        has_stepped=attempt.stepped_at is not None,
+        is_outdated=is_waiting and is_mended,
+    )
+
+
+def _after(
+    step: TrainStep,
+    stage: StageStatus,
+    decision: Decision,
+    policy: FailurePolicy,
+    wanted: Wanted,
+    now: datetime,
+) -> StageStatus:
+    """The stage with what was decided of it."""
+    verdict = decision.stages[step.kind]
+    is_done = verdict.state is State.SUCCEEDED
+    stage = stage.model_copy(update={"state": verdict.state, "message": verdict.message})
+    for action in decision.actions:
+        if action.kind != step.kind:
+            continue
+        if isinstance(action, StartAttempt):
+            stage = _started(step, stage, action.attempt, policy, wanted, now)
+        elif stage.attempt is not None and _is_to_stop(stage, action.attempt, now):
+            facts = {"stopping": action.reason, "stopped_by": action.by}
+            stage = stage.model_copy(update={"attempt": stage.attempt.model_copy(update=facts)})
+    is_over = is_done or verdict.state in (State.FAILED, State.CANCELLED)
+    if is_over and stage.ended_at is None and stage.attempt is not None:
+        stage = stage.model_copy(update={"ended_at": now})
+    return stage
+
+
+def _is_to_stop(stage: StageStatus, number: int, now: datetime) -> bool:
+    """Pods of a stage that is done get a moment to end by themselves."""
+    attempt = stage.attempt
+    if attempt is None or attempt.number != number or attempt.outcome or attempt.stopping:
+        return False
+    if stage.result is None or attempt.ended_at is None:
+        return True
+    return (now - attempt.ended_at).total_seconds() >= STRAGGLER_SECONDS
+
+
+def _started(
+    step: TrainStep,
+    stage: StageStatus,
+    number: int,
+    policy: FailurePolicy,
+    wanted: Wanted,
+    now: datetime,
+) -> StageStatus:
+    attempt = AttemptStatus(
+        number=number,
+        started_at=now,
+        admitted_at=None if step.queue else now,
+        made_of=wanted.made_of.get(step.kind, ""),
+    )
+    restarts = _counted(stage, policy) if stage.attempt else stage.restarts
+    facts = {"attempt": attempt, "restarts": restarts, "started_at": stage.started_at or now}
+    return stage.model_copy(update=facts)
+
+
+def _counted(stage: StageStatus, policy: FailurePolicy) -> Restarts:
+    """The stage's restarts with its newest attempt among them."""
+    assert stage.attempt is not None
+    last = _attempt_observed("sft", stage.attempt, Wanted(), 0.0)
+    return Restarts(
+        faults=stage.restarts.faults + is_fault(last, policy),
+        preemptions=stage.restarts.preemptions + (last.state == "preempted"),
+        seconds=stage.restarts.seconds + seconds_of(last, 0.0),
+    )
+
+
+def parent_of(
+    plan: Plan, step: TrainStep, stages: Mapping[StageKind, StageStatus]
+) -> CheckpointRef | None:
+    """What a stage starts from: the stored result of the stage before."""
+    if step.after is None:
+        return None
+    result = stages[step.after].result
+    assert result is not None, f"{step.kind} was started before {step.after} was proven"
+    return result.result.checkpoint
