@@ -10,6 +10,8 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -29,8 +31,7 @@ Found = TypeVar("Found")
 class ApiCluster:
     """A running cluster; `with ApiCluster() as cluster` ends it. One session may have several.
 
-    To be started by a thread that outlives it: the processes end with the thread (and with the
-    session, however that ends).
+    Its processes end with the session, however that ends.
     """
 
     def __init__(self, crds: Sequence[Path] = ()) -> None:
@@ -45,6 +46,9 @@ class ApiCluster:
         self.url = f"https://127.0.0.1:{self._api_port}"
         self._tokens = {"admin": secrets.token_hex(), CONTROLLER_MANAGER: secrets.token_hex()}
         self._processes: dict[str, ClusterProcess] = {}
+        # The kernel ends processes with the thread that started them, so this one does: whoever
+        # restarts the API server may be a thread that ends soon.
+        self._starter = ThreadPoolExecutor(max_workers=1)
         self._admin: AdminClient | None = None
         try:
             self._start(crds)
@@ -69,6 +73,7 @@ class ApiCluster:
             self._admin.close()
         for process in reversed(self._processes.values()):
             process.kill()
+        self._starter.shutdown()
         for holder in self._ports:
             holder.close()
         self._folder.remove()
@@ -272,7 +277,8 @@ class ApiCluster:
 
     def _launch(self, name: str, *arguments: str) -> None:
         command = [str(self._files.programs[name]), *arguments]
-        self._processes[name] = ClusterProcess(command, self.folder / f"{name}.log")
+        log = self.folder / f"{name}.log"
+        self._processes[name] = self._starter.submit(ClusterProcess, command, log).result()
 
     def _kubeconfig(self, name: str, token: str, namespace: str = "default") -> Path:
         path = self.folder / f"{name}.kubeconfig"
@@ -292,7 +298,11 @@ class ApiCluster:
                 process.check()
             return found()
 
-        return wait_for(what, ask, READY_SECONDS)
+        try:
+            return wait_for(what, ask, READY_SECONDS)
+        except AssertionError as error:
+            logs = [process.last_lines() for process in self._processes.values()]
+            raise AssertionError("\n\n".join([str(error), *logs])) from None
 
     def _default_account(self, namespace: str) -> bool:
         return bool(self.admin.find("v1", "serviceaccounts", "default", namespace))
@@ -301,7 +311,7 @@ class ApiCluster:
         spec, plural = crd["spec"], crd["spec"]["names"]["plural"]
         for version in (version["name"] for version in spec["versions"] if version["served"]):
             path = f"/apis/{spec['group']}/{version}/{plural}"
-            self._wait(f"{plural}.{spec['group']}", lambda path=path: self.admin.answers(path))
+            self._wait(f"{plural}.{spec['group']}", partial(self.admin.answers, path))
 
 
 def wait_for(what: str, found: Callable[[], Found], seconds: float = 60.0) -> Found:

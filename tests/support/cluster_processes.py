@@ -72,10 +72,9 @@ def _kill_processes_of(folder: Path) -> None:
 
 
 class ClusterProcess:
-    """A process that ends with this one; its output goes to a file."""
+    """A process that ends with the thread that starts it; its output goes to a file."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
-        # The kernel ties it to the thread that starts it: that must live as long as the cluster.
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -95,8 +94,12 @@ class ClusterProcess:
     def check(self) -> None:
         """Raise RuntimeError with the end of its log if it has ended."""
         if (code := self._process.poll()) is not None:
-            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-            raise RuntimeError(f"{self.log.stem} ended with {code}; its last lines:\n{tail}")
+            raise RuntimeError(f"{self.log.stem} ended with {code}; {self.last_lines()}")
+
+    def last_lines(self) -> str:
+        """The end of its log, with the log's name."""
+        lines = self.log.read_text(errors="replace").splitlines()[-20:]
+        return "\n".join([f"the last lines of {self.log.name}:", *lines])
 
     def pause(self) -> None:
         """Let it hang: connections stay open and nothing answers."""
