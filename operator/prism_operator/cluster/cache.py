@@ -1,0 +1,131 @@
+"""What is known of all runs' children: kept by informers, and by what our own writes answered.
+
+Only what decisions need is kept of an object: a thousand runs have to fit a small pod.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prism_api.names import UID_LABEL
+from prism_operator.cluster.client import Document
+from prism_operator.cluster.observe import Sighting, sighting_of
+from prism_operator.cluster.resources import Resource
+
+Key = tuple[Resource, str]
+"""Of a child among its run's: kind and name."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """An object that carries a run's UID as its label."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    uid: str
+    version: int
+    """resourceVersion: a later state of the same object has a larger one."""
+    owner_uid: str
+    """Of its controller."""
+    is_deleting: bool
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Our own ones."""
+    seen: Sighting = None
+
+    @property
+    def key(self) -> Key:
+        """Among its run's children."""
+        return self.resource, self.name
+
+
+def child_of(resource: Resource, document: Document) -> Child:
+    """What is kept of an object."""
+    meta = document["metadata"]
+    owners = (o for o in meta.get("ownerReferences", ()) if o.get("controller"))
+    own = {k: v for k, v in meta.get("annotations", {}).items() if k.startswith("prism.dev/")}
+    return Child(
+        resource=resource,
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        version=int(meta["resourceVersion"]),
+        owner_uid=next((o["uid"] for o in owners), ""),
+        is_deleting="deletionTimestamp" in meta,
+        annotations=own,
+        seen=sighting_of(resource, document),
+    )
+
+
+class Cache:
+    """Children by the UID of their run."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, dict[Key, Child]] = {}
+        self._gone: dict[str, int] = {}
+        """Newest version at which an object was deleted, by its UID, until the next full list."""
+
+    def children(self, run_uid: str) -> Mapping[Key, Child]:
+        """Of one run."""
+        return self._runs.get(run_uid, {})
+
+    def put(self, resource: Resource, document: Document) -> str | None:
+        """Take an object in unless a later state of it is known; the UID of its run, if that was
+        news."""
+        run_uid = run_uid_of(document)
+        child = child_of(resource, document)
+        known = self._runs.get(run_uid, {}).get(child.key)
+        if child.uid in self._gone or (known is not None and known.version >= child.version):
+            return None
+        self._runs.setdefault(run_uid, {})[child.key] = child
+        return run_uid
+
+    def remove(self, resource: Resource, document: Document) -> str | None:
+        """Take a deleted object out; the UID of its run, if that was news."""
+        run_uid, meta = run_uid_of(document), document["metadata"]
+        self._gone[meta["uid"]] = int(meta["resourceVersion"])
+        return self._drop(run_uid, (resource, meta["name"]), meta["uid"])
+
+    def replace(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        documents: Iterable[Document],
+        version: int,
+    ) -> set[str]:
+        """Take in a full list, of a namespace or of all, as of a version; UIDs of the runs for
+        which that was news."""
+        news, listed = set(), set()
+        for document in documents:
+            listed.add(document["metadata"]["uid"])
+            news.add(self.put(resource, document))
+        for run_uid, child in list(self._all(resource)):
+            if namespace not in (None, child.namespace):
+                continue
+            if child.uid not in listed and child.version <= version:
+                news.add(self._drop(run_uid, child.key, child.uid))
+        self._gone = {uid: at for uid, at in self._gone.items() if at > version}
+        return {uid for uid in news if uid}
+
+    def forget(self, run_uid: str) -> None:
+        """A run that is gone: garbage collection has its children."""
+        self._runs.pop(run_uid, None)
+
+    def _drop(self, run_uid: str, key: Key, uid: str) -> str | None:
+        children = self._runs.get(run_uid, {})
+        if key not in children or children[key].uid != uid:
+            return None
+        del children[key]
+        if not children:
+            del self._runs[run_uid]
+        return run_uid
+
+    def _all(self, resource: Resource) -> Iterator[tuple[str, Child]]:
+        for run_uid, children in self._runs.items():
+            for child in children.values():
+                if child.resource == resource:
+                    yield run_uid, child
+
+
+def run_uid_of(document: Document) -> str:
+    """The run that an object says it belongs to."""
+    return str(document["metadata"].get("labels", {}).get(UID_LABEL, ""))

@@ -1,0 +1,156 @@
+"""Makes a run's children what they are to be: creates, repairs, deletes, and touches nothing else."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from prism_operator.cluster.cache import Cache, Child, Key, child_of
+from prism_operator.cluster.client import Client, Document
+from prism_operator.cluster.errors import (
+    AlreadyExists,
+    ClusterError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+)
+from prism_operator.cluster.resources import BY_KIND, JOBS, PODS, SECRETS, Resource
+from prism_operator.cluster.runs import ReadRun, RunRecord
+from prism_operator.manifests.children import Needed
+from prism_operator.manifests.drift import differs, enforced
+from prism_operator.manifests.token_secret import build_token_secret
+from prism_operator.planning.naming import token_name
+from prism_operator.planning.sightings import ChildrenSeen
+
+
+class Refused(Exception):
+    """The API server will not have a child; says why and what to do."""
+
+
+class Caretaker:
+    """Of the children of any run."""
+
+    def __init__(self, client: Client, cache: Cache) -> None:
+        self._client, self._cache = client, cache
+
+    def is_idle(self, record: RunRecord, needed: Iterable[Needed]) -> bool:
+        """Whether all is as it is to be, as far as the cache knows."""
+        wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
+        children = self._cache.children(record.uid)
+        return not self._unwanted(record, wanted) and not any(
+            self._is_work(record, child, children.get(key)) for key, child in wanted.items()
+        )
+
+    async def care(
+        self, record: RunRecord, read: ReadRun, needed: Iterable[Needed], seen: ChildrenSeen
+    ) -> None:
+        """Do what has to be done; raises Refused, or a ClusterError if it has to be tried again."""
+        wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
+        children = self._cache.children(record.uid)
+        if _misses_token(read, seen):
+            await self._create_token(read)
+        for key, child in wanted.items():
+            there = children.get(key)
+            if there is None:
+                if child.build is not None:
+                    await self._create(record, read, key, child)
+            elif self._is_work(record, child, there):
+                await self._repair(record, child, there)
+        for there in self._unwanted(record, wanted):
+            await self._delete(there)
+
+    def _is_work(self, record: RunRecord, child: Needed, there: Child | None) -> bool:
+        if there is None:
+            return child.build is not None
+        is_known = record.checked.get(there.uid) == there.version
+        return child.is_repaired and not is_known and not there.is_deleting
+
+    def _unwanted(self, record: RunRecord, wanted: Mapping[Key, Needed]) -> list[Child]:
+        return [
+            child
+            for key, child in self._cache.children(record.uid).items()
+            if key not in wanted
+            and child.resource != PODS
+            and child.owner_uid == record.uid
+            and not child.is_deleting
+        ]
+
+    async def _create(self, record: RunRecord, read: ReadRun, key: Key, child: Needed) -> None:
+        assert child.build is not None
+        resource, name = key
+        if child.kind == "Deployment":
+            await self._create_token(read)
+        try:
+            made = await self._client.create(resource.path(record.namespace), child.build())
+        except AlreadyExists:
+            made = await self._adopt(record, resource, name)
+        except (Forbidden, Invalid, NotFound) as error:
+            raise Refused(_remedy(resource, name, error)) from error
+        self._cache.put(resource, made)
+        record.checked[made["metadata"]["uid"]] = int(made["metadata"]["resourceVersion"])
+
+    async def _adopt(self, record: RunRecord, resource: Resource, name: str) -> Document:
+        """What is there already, if it is this run's."""
+        there = await self._client.get(resource.path(record.namespace, name))
+        if child_of(resource, there).owner_uid != record.uid:
+            raise Refused(
+                f"{resource} {name} is there already and belongs to somebody else; "
+                "delete or rename it, or give the run another name"
+            )
+        return there
+
+    async def _create_token(self, read: ReadRun) -> None:
+        """Created once and never read: the operator may not."""
+        manifest = build_token_secret(read.household.context, secrets.token_urlsafe(32))
+        try:
+            await self._client.create(SECRETS.path(read.plan.run.namespace), manifest)
+        except AlreadyExists:
+            return
+        except (Forbidden, Invalid) as error:
+            raise Refused(_remedy(SECRETS, manifest["metadata"]["name"], error)) from error
+
+    async def _repair(self, record: RunRecord, child: Needed, there: Child) -> None:
+        """Write a child again under our own field manager, if it is not as it should be."""
+        assert child.build is not None
+        path = there.resource.path(there.namespace, there.name)
+        try:
+            actual = await self._client.get(path)
+        except NotFound:
+            return
+        manifest = child.build()
+        if differs(manifest, actual):
+            fenced = enforced(manifest)
+            fenced = fenced | {"metadata": fenced["metadata"] | {"uid": there.uid}}
+            try:
+                actual = await self._client.apply(path, fenced)
+            except Conflict:
+                return
+            except (Forbidden, Invalid) as error:
+                raise Refused(_remedy(there.resource, there.name, error)) from error
+        self._cache.put(there.resource, actual)
+        record.checked[there.uid] = int(actual["metadata"]["resourceVersion"])
+
+    async def _delete(self, child: Child) -> None:
+        try:
+            await self._client.delete(child.resource.path(child.namespace, child.name), child.uid)
+        except (NotFound, Conflict):
+            return
+
+
+def _misses_token(read: ReadRun, seen: ChildrenSeen) -> bool:
+    """Whether a pod waits for the run's own Secret, which somebody has deleted."""
+    name = f'"{token_name(read.plan.run)}"'
+    return any(name in pod.blocker for pod in seen.pods)
+
+
+def _remedy(resource: Resource, name: str, error: ClusterError) -> str:
+    what = f"{resource} {name}: {error.reason}"
+    if isinstance(error, NotFound) and resource == JOBS:
+        return f"{what}; install the Kubeflow Training Operator, which brings PyTorchJob"
+    if isinstance(error, Forbidden) and "quota" in error.reason:
+        return f"{what}; raise the namespace's ResourceQuota, or ask for less"
+    if isinstance(error, Forbidden):
+        return f"{what}; give the operator's role this right"
+    if isinstance(error, NotFound):
+        return f"{what}; create it"
+    return f"{what}; mend the run's images, workers.template or rollout.template"

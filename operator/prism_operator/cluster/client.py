@@ -1,0 +1,178 @@
+"""A thin client of the Kubernetes API on aiohttp and orjson.
+
+Not the official one: its asynchronous models cost several times the processor time of a request
+(`make bench-operator` prints both), and an operator's time is mostly spent on these. No retries in here:
+every caller is level-triggered and comes again.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+import aiohttp
+import orjson
+
+from prism_api.names import MANAGER
+from prism_operator.cluster.connection import Connection
+from prism_operator.cluster.errors import Unavailable, error_of
+
+Document = dict[str, Any]
+
+_REQUEST_SECONDS = 30.0
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
+
+
+class RequestObserver(Protocol):
+    """Whoever counts requests."""
+
+    def __call__(self, verb: str, path: str, code: int, seconds: float) -> None: ...
+
+
+class Client:
+    """Requests to one API server over a pool of kept connections.
+
+    Every method raises a ClusterError for whatever is not a success.
+    """
+
+    def __init__(self, connection: Connection, observer: RequestObserver | None = None) -> None:
+        self._connection, self._observer = connection, observer
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=connection.ssl, limit=64),
+            timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def get(self, path: str) -> Document:
+        """One object."""
+        return await self._request("GET", path)
+
+    async def list(
+        self, path: str, selector: str, fields: str = "", token: str = "", *, metadata: bool = False
+    ) -> Document:
+        """A page of objects, as the API server has them now (no cached list)."""
+        query = {"labelSelector": selector, "fieldSelector": fields, "limit": "500"}
+        accept = _METADATA_ONLY.format("List") if metadata else ""
+        return await self._request("GET", path, {**query, "continue": token}, accept=accept)
+
+    async def create(self, path: str, manifest: Document) -> Document:
+        """A new object; AlreadyExists if there is one of its name, whoever made it."""
+        return await self._request("POST", path, {"fieldManager": MANAGER}, manifest)
+
+    async def apply(self, path: str, manifest: Document) -> Document:
+        """Server-side apply under our own field manager."""
+        query = {"fieldManager": MANAGER, "force": "true"}
+        return await self._request("PATCH", path, query, manifest, "application/apply-patch+yaml")
+
+    async def merge_patch(self, path: str, patch: Document) -> Document:
+        """Change the members that the patch names; null removes one."""
+        query = {"fieldManager": MANAGER}
+        return await self._request("PATCH", path, query, patch, "application/merge-patch+json")
+
+    async def replace(self, path: str, document: Document) -> Document:
+        """Put a whole object; its resourceVersion must still be the newest."""
+        return await self._request("PUT", path, {"fieldManager": MANAGER}, document)
+
+    async def delete(self, path: str, uid: str) -> None:
+        """Delete the object of this UID, and in the background all that it owns."""
+        options = {
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
+        await self._request("DELETE", path, body=options)
+
+    async def watch(
+        self, path: str, selector: str, version: str, idle_seconds: float, *, metadata: bool = False
+    ) -> AsyncIterator[Document]:
+        """Events from a place in the history on, bookmarks included, until the server ends it."""
+        query = {
+            "labelSelector": selector,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": "300",
+        }
+        accept = _METADATA_ONLY.format("") if metadata else "application/json"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=idle_seconds)
+        try:
+            async with self._session.get(
+                self._connection.url + path,
+                params=query,
+                headers={"Accept": accept, **self._connection.headers()},
+                timeout=timeout,
+            ) as answer:
+                if answer.status != 200:
+                    raise _error("WATCH", path, answer, await answer.read())
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield orjson.loads(line)
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
+            raise Unavailable(f"WATCH {path}", 0, _said(error)) from error
+
+    async def _request(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Document | None = None,
+        content_type: str = "application/json",
+        accept: str = "",
+    ) -> Document:
+        started = time.perf_counter()
+        headers = {"Accept": accept or "application/json", **self._connection.headers()}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        try:
+            async with self._session.request(
+                verb,
+                self._connection.url + path,
+                params={key: value for key, value in (query or {}).items() if value},
+                data=orjson.dumps(body) if body is not None else None,
+                headers=headers,
+            ) as answer:
+                content = await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self._count(verb, path, 0, started)
+            raise Unavailable(f"{verb} {path}", 0, _said(error)) from error
+        self._count(verb, path, answer.status, started)
+        if answer.status >= 300:
+            raise _error(verb, path, answer, content)
+        try:
+            document: Document = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise Unavailable(f"{verb} {path}", 0, f"cut off: {error}") from error
+        return document
+
+    def _count(self, verb: str, path: str, code: int, started: float) -> None:
+        if self._observer is not None:
+            self._observer(verb, path, code, time.perf_counter() - started)
+
+
+def _error(verb: str, path: str, answer: aiohttp.ClientResponse, content: bytes) -> Exception:
+    try:
+        status = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        status = {"message": content.decode(errors="replace")}
+    if not isinstance(status, dict):
+        status = {}
+    retry_after = answer.headers.get("Retry-After", "")
+    return error_of(f"{verb} {path}", answer.status, status, retry_after)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+async def sleep_unless(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait; true at once if the event is set."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

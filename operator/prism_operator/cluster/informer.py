@@ -1,0 +1,133 @@
+"""Lists and watches one kind of children for ever, into the cache."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prism_api.names import UID_LABEL
+from prism_operator.cluster.cache import Cache
+from prism_operator.cluster.client import Client, Document
+from prism_operator.cluster.errors import ClusterError, Gone, NotFound
+from prism_operator.cluster.resources import Resource
+
+_log = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 90.0
+"""The API server sends a bookmark a minute: who hears nothing for so long is deaf."""
+_LONGEST_PAUSE_SECONDS = 30.0
+_ABSENT_SECONDS = 10.0
+"""Pause before a kind is looked for again that is not served here."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind in one namespace, or in all."""
+
+    resource: Resource
+    namespace: str | None
+    metadata_only: bool
+
+    @property
+    def path(self) -> str:
+        """Of the collection."""
+        return self.resource.path(self.namespace)
+
+
+class Informer:
+    """Keeps the cache's part of one source up to date and tells which runs have news."""
+
+    def __init__(
+        self,
+        client: Client,
+        source: Source,
+        cache: Cache,
+        on_news: Callable[[str], None],
+        on_restart: Callable[[Resource, str], None],
+        resync_seconds: float,
+    ) -> None:
+        self._client, self._source, self._cache = client, source, cache
+        self._on_news, self._on_restart = on_news, on_restart
+        self._resync_seconds = resync_seconds
+        self._version = ""
+        self.is_missing = False
+        """Whether the API server does not know the kind."""
+        self.synced = asyncio.Event()
+        """Set once a first full list has been taken in, or the kind is known to be missing."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            try:
+                await self._list()
+                failures = 0
+                await self._watch_until(time.monotonic() + self._resync_seconds)
+            except NotFound:
+                self.is_missing = True
+                self.synced.set()
+                await asyncio.sleep(_ABSENT_SECONDS)
+            except ClusterError as error:
+                failures += 1
+                self._on_restart(self._source.resource, type(error).__name__)
+                _log.log(logging.INFO if failures < 3 else logging.WARNING, "%s", error)
+                pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**failures)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _list(self) -> None:
+        documents: list[Document] = []
+        token = ""
+        while True:
+            page = await self._client.list(
+                self._source.path, UID_LABEL, token=token, metadata=self._source.metadata_only
+            )
+            documents += page["items"]
+            token = page["metadata"].get("continue", "")
+            if not token:
+                break
+        self._version = page["metadata"]["resourceVersion"]
+        news = self._cache.replace(
+            self._source.resource, self._source.namespace, documents, int(self._version)
+        )
+        self.is_missing = False
+        self.synced.set()
+        for run_uid in news:
+            self._on_news(run_uid)
+
+    async def _watch_until(self, deadline: float) -> None:
+        """Go on from the newest version until it is time for a full list, which heals whatever
+        was missed."""
+        while time.monotonic() < deadline:
+            try:
+                await self._watch(deadline)
+            except Gone:
+                return
+            except ClusterError as error:
+                self._on_restart(self._source.resource, type(error).__name__)
+                if isinstance(error, NotFound):
+                    raise
+                await asyncio.sleep(random.uniform(0.1, 0.5))
+
+    async def _watch(self, deadline: float) -> None:
+        source = self._source
+        events = self._client.watch(
+            source.path, UID_LABEL, self._version, _IDLE_SECONDS, metadata=source.metadata_only
+        )
+        async for event in events:
+            self._take(event)
+            if time.monotonic() > deadline:
+                return
+
+    def _take(self, event: Document) -> None:
+        document = event["object"]
+        if event["type"] == "ERROR":
+            raise Gone(f"WATCH {self._source.path}", 410, str(document.get("message", "")))
+        self._version = document["metadata"]["resourceVersion"]
+        if event["type"] == "BOOKMARK":
+            return
+        change = self._cache.remove if event["type"] == "DELETED" else self._cache.put
+        run_uid = change(self._source.resource, document)
+        if run_uid:
+            self._on_news(run_uid)

@@ -1,0 +1,217 @@
+"""One reconcile of one run: observe, decide, store once, then care for its children.
+
+Level-triggered: whatever happened, the same is done. `planning/fold.py` decides; here is only the
+order in which the world is asked and told.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from prism_api.names import StageKind
+from prism_api.status import PrismRunStatus
+from prism_operator.cluster.cache import Cache
+from prism_operator.cluster.caretaker import Caretaker, Refused
+from prism_operator.cluster.client import Client, Document
+from prism_operator.cluster.errors import ClusterError, Conflict, NotFound, Throttled
+from prism_operator.cluster.hindrances import Hindrances
+from prism_operator.cluster.poller import Poller
+from prism_operator.cluster.resources import RUNS
+from prism_operator.cluster.runs import (
+    ReadRun,
+    RunReader,
+    RunRecord,
+    merge_patch,
+    status_document,
+)
+from prism_operator.planning.attempts import moment
+from prism_operator.planning.fold import next_status
+from prism_operator.planning.sightings import ChildrenSeen, JobSeen, PodSeen, ServersSeen
+from prism_operator.planning.summary import refused
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE_SECONDS = 30.0
+_TROUBLE_SECONDS = 10.0
+"""Pause before what was refused is tried again."""
+_GRACE_SECONDS = 15.0
+"""Pause before a run is looked at again whose ended attempts have a moment left."""
+
+OnStored = Callable[[RunRecord, PrismRunStatus], None]
+"""Told of a run, as it is now, and of its status before."""
+
+
+class Reconciler:
+    """Of all runs."""
+
+    def __init__(
+        self,
+        client: Client,
+        cache: Cache,
+        reader: RunReader,
+        poller: Poller,
+        on_stored: OnStored,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client, self._cache, self._reader = client, cache, reader
+        self._poller, self._on_stored, self._clock = poller, on_stored, clock
+        self._caretaker = Caretaker(client, cache)
+        self._hindrances = Hindrances(client)
+        self.records: dict[str, RunRecord] = {}
+        """Every run that is known, by its UID."""
+
+    def take(self, document: Document) -> str | None:
+        """A run as a watch shows it; its UID, if that is news."""
+        uid = document["metadata"]["uid"]
+        before = self.records.get(uid)
+        if before is not None and before.version >= int(document["metadata"]["resourceVersion"]):
+            return None
+        self.records[uid] = self._reader.read(document, before)
+        return str(uid)
+
+    def forget(self, uid: str) -> None:
+        """A run that was deleted: its children have it as their owner and go with it."""
+        self.records.pop(uid, None)
+        self._cache.forget(uid)
+        self._poller.forget(uid)
+
+    async def reconcile(self, uid: str) -> float | None:
+        """Bring a run forward by one step; seconds until it is to be looked at again, if nothing
+        happens before; 0: at once."""
+        record = self.records.get(uid)
+        if record is None or record.is_deleting:
+            return None
+        try:
+            pause = await self._step(record)
+            record.failures = 0
+            return pause
+        except Refused as error:
+            record.trouble = str(error)
+            return _TROUBLE_SECONDS if record.trouble in record.status.message else 0.0
+        except Throttled as error:
+            return error.retry_after_seconds
+        except ClusterError as error:
+            record.failures += 1
+            record.is_confirmed = False
+            _log.info("%s/%s: %s", record.namespace, record.name, error)
+            return min(_LONGEST_PAUSE_SECONDS, 0.05 * 2.0**record.failures)
+
+    async def _step(self, record: RunRecord) -> float | None:
+        now = self._clock()
+        if record.read is None:
+            status = refused(record.status, record.refusal, record.generation, moment(now))
+            await self._store(record, status)
+            return None
+        read, seen = record.read, self._seen(record)
+        following = next_status(
+            read.plan,
+            read.run.spec.failure_policy,
+            read.wanted,
+            record.status,
+            seen,
+            record.generation,
+            now,
+        )
+        self._watch_progress(record, seen)
+        if await self._store(record, following.status):
+            return 0.0
+        pause = await self._care(record, read, seen, now)
+        pauses = [following.requeue_after_seconds, pause]
+        return min((p for p in pauses if p is not None), default=None)
+
+    def _seen(self, record: RunRecord) -> ChildrenSeen:
+        children = self._cache.children(record.uid).values()
+        own = [c.seen for c in children if c.owner_uid == record.uid]
+        seen = ChildrenSeen(
+            jobs=tuple(s for s in own if isinstance(s, JobSeen)),
+            pods=tuple(c.seen for c in children if isinstance(c.seen, PodSeen)),
+            servers=tuple(s for s in own if isinstance(s, ServersSeen)),
+            progress=self._poller.newest(record.uid),
+            trouble=record.trouble,
+        )
+        if not seen.trouble:
+            seen = replace(seen, trouble=self._hindrances.known(record.uid))
+        return seen
+
+    def _watch_progress(self, record: RunRecord, seen: ChildrenSeen) -> None:
+        """Have rank 0 of what runs asked for its progress."""
+        kind = record.status.current_stage
+        stage = record.status.stages.get(kind) if kind else None
+        attempt = stage.attempt if stage else None
+        if kind is None or attempt is None or attempt.outcome is not None:
+            self._poller.forget(record.uid)
+            return
+        first = next((p for p in seen.gang(kind, attempt.number) if p.index == 0), None)
+        if first is not None and first.phase == "Running" and first.address:
+            self._poller.watch(record.uid, first.address)
+
+    async def _store(self, record: RunRecord, status: PrismRunStatus) -> bool:
+        """Write the status if it is another one; whether it was. Fenced: of this very run, as we
+        know it."""
+        patch = merge_patch(record.stored, status_document(status))
+        if not patch:
+            return False
+        fence = {"uid": record.uid, "resourceVersion": str(record.version)}
+        path = RUNS.path(record.namespace, record.name, "status")
+        try:
+            document = await self._client.merge_patch(path, {"metadata": fence, "status": patch})
+        except Conflict:
+            await self._refresh(record)
+            return True
+        except NotFound:
+            self.forget(record.uid)
+            return True
+        before = record.status
+        self._confirm(document)
+        self._on_stored(self.records[record.uid], before)
+        return True
+
+    async def _refresh(self, record: RunRecord) -> None:
+        """Ask for the newest state of a run."""
+        try:
+            document = await self._client.get(RUNS.path(record.namespace, record.name))
+        except NotFound:
+            self.forget(record.uid)
+            return
+        if document["metadata"]["uid"] != record.uid:
+            self.forget(record.uid)  # another run of the same name
+            return
+        self._confirm(document)
+
+    def _confirm(self, document: Document) -> None:
+        uid = document["metadata"]["uid"]
+        self.take(document)
+        self.records[uid].is_confirmed = True
+
+    async def _care(
+        self, record: RunRecord, read: ReadRun, seen: ChildrenSeen, now: float
+    ) -> float | None:
+        needed = list(read.household.needed(record.status, seen, moment(now)))
+        if not self._caretaker.is_idle(record, needed):
+            if not record.is_confirmed:
+                # What a watch says may be behind: nothing is created or deleted because of it.
+                version = record.version
+                await self._refresh(record)
+                fresh = self.records.get(record.uid)
+                if fresh is None or fresh.version != version:
+                    return 0.0
+                record = fresh
+            await self._caretaker.care(record, read, needed, seen)
+        record.trouble = ""
+        await self._hindrances.look(record, seen, now)
+        pauses = [read.household.expires_in(record.status, moment(now))]
+        if any(_is_fading(record, job) for job in seen.jobs):
+            pauses.append(_GRACE_SECONDS)
+        return min((p for p in pauses if p is not None), default=None)
+
+
+def _is_fading(record: RunRecord, job: JobSeen) -> bool:
+    """Whether a job is over and may have to go before anything else happens."""
+    attempt = _attempt_of(record.status, job.kind)
+    return attempt is None or attempt.number != job.attempt or attempt.outcome is not None
+
+
+def _attempt_of(status: PrismRunStatus, kind: StageKind):  # type: ignore[no-untyped-def]
+    stage = status.stages.get(kind)
+    return stage.attempt if stage else None

@@ -1,0 +1,175 @@
+"""Runs as the operator knows them: documents of the API, read into what decisions are made of."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prism_api.base import parse
+from prism_api.cluster_rules import cluster_problems
+from prism_api.errors import SpecError
+from prism_api.names import API_VERSION, KIND, StageKind
+from prism_api.resources import Images
+from prism_api.run import PrismRun
+from prism_api.status import PrismRunStatus
+from prism_operator.cluster.client import Document
+from prism_operator.manifests.children import Household
+from prism_operator.manifests.context import ChildContext
+from prism_operator.planning.plan import Plan, TrainStep, plan
+from prism_operator.planning.sightings import Wanted
+
+
+@dataclass(frozen=True)
+class ReadRun:
+    """A valid spec and all that follows from it alone."""
+
+    run: PrismRun
+    household: Household
+
+    @property
+    def plan(self) -> Plan:
+        """Its steps."""
+        return self.household.plan
+
+    @property
+    def wanted(self) -> Wanted:
+        """What its user asks for beside the plan."""
+        return self.household.wanted
+
+
+@dataclass
+class RunRecord:
+    """A run, in the newest state that is known of it."""
+
+    uid: str
+    namespace: str
+    name: str
+    version: int
+    generation: int
+    is_deleting: bool
+    status: PrismRunStatus
+    stored: Document
+    """The status as it is stored."""
+    read: ReadRun | None
+    refusal: str
+    """Why the spec cannot be carried out."""
+    is_confirmed: bool = False
+    """Whether it came from the API server itself in answer to a request, not from a watch, which may
+    be behind."""
+    trouble: str = ""
+    """Why what was decided could not be done."""
+    failures: int = 0
+    """Times in a row that the API server could not be asked."""
+    checked: dict[str, int] = field(default_factory=dict)
+    """Version in which a child was last found as it should be, by its UID."""
+
+
+class RunReader:
+    """Reads documents into records; a spec is read once per generation."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def read(self, document: Document, before: RunRecord | None) -> RunRecord:
+        """The record of a document; what was remembered of the same run stays."""
+        meta = document["metadata"]
+        generation = meta.get("generation", 0)
+        read, refusal = None, ""
+        if before is not None and before.generation == generation:
+            read, refusal = before.read, before.refusal
+        else:
+            try:
+                read = self._read_spec(document)
+            except SpecError as error:
+                refusal = str(error)
+        stored = document.get("status") or {}
+        record = RunRecord(
+            uid=meta["uid"],
+            namespace=meta["namespace"],
+            name=meta["name"],
+            version=int(meta["resourceVersion"]),
+            generation=generation,
+            is_deleting="deletionTimestamp" in meta,
+            status=_read_status(stored),
+            stored=stored,
+            read=read,
+            refusal=refusal,
+        )
+        if before is not None:
+            record.trouble, record.failures = before.trouble, before.failures
+            record.checked = before.checked
+        return record
+
+    def _read_spec(self, document: Document) -> ReadRun:
+        meta = document["metadata"]
+        plain = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
+            "spec": document.get("spec") or {},
+        }
+        run = parse(PrismRun, plain)
+        problems = cluster_problems(run)
+        if problems or run.spec.storage is None:
+            raise SpecError(problems)
+        steps = plan(run, meta["uid"], run.spec.storage.uri)
+        images = _with_defaults(run.spec.images, self._images)
+        context = ChildContext(steps.run, images, run.spec.storage, run.spec.queue)
+        made_of = {step.kind: _made_of(step, steps, images) for step in steps.train_steps}
+        household = Household(
+            plan=steps,
+            context=context,
+            keep=run.spec.keep_children,
+            ttl_seconds=run.spec.ttl_seconds_after_finished,
+            wanted=Wanted(run.spec.suspend, run.spec.cancel, made_of),
+        )
+        return ReadRun(run, household)
+
+
+def _read_status(stored: Mapping[str, Any]) -> PrismRunStatus:
+    """What cannot be read is as if it were not there: the run finds its results in the store."""
+    try:
+        return parse(PrismRunStatus, stored)
+    except SpecError:
+        return PrismRunStatus()
+
+
+def _with_defaults(images: Images, defaults: Images) -> Images:
+    return images.model_copy(
+        update={
+            "trainer": images.trainer or defaults.trainer,
+            "rollout": images.rollout or defaults.rollout,
+        }
+    )
+
+
+def _made_of(step: TrainStep, steps: Plan, images: Images) -> str:
+    """Digest of what its user may change before an attempt starts, or while it cannot."""
+    serve = steps.servers_of(step.kind)
+    servers = serve.rollout.to_json() if serve else ""
+    parts = (step.config_hash(None), images.to_json(), step.workers.to_json(), servers)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def status_document(status: PrismRunStatus) -> Document:
+    """As it is stored; what is absent is left out."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Document:
+    """The RFC 7386 patch that makes `after` of `before`; empty if they are equal."""
+    patch: Document = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            if inner := merge_patch(old, value):
+                patch[key] = inner
+        elif key not in before or old != value:
+            patch[key] = value
+    return patch
+
+
+def current_kinds(record: RunRecord) -> tuple[StageKind, ...]:
+    """Stages of a run whose newest attempt is not over."""
+    stages = record.status.stages.items()
+    return tuple(k for k, s in stages if s.attempt is not None and s.attempt.outcome is None)
