@@ -107,6 +107,17 @@ def test_a_test_may_play_the_kubelet(cluster: ApiCluster, namespace: str) -> Non
     assert admin.get("v1", "pods", "pod", namespace)["status"]["phase"] == "Running"
 
 
+def test_a_pod_on_a_node_ends_when_its_kubelet_says_so(cluster: ApiCluster, namespace: str) -> None:
+    admin = cluster.admin
+    spec = {"nodeName": "played", "containers": [{"name": "main", "image": "none"}]}
+    metadata = {"name": "pod", "namespace": namespace}
+    admin.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    admin.delete("v1", "pods", "pod", namespace)
+    assert "deletionTimestamp" in admin.get("v1", "pods", "pod", namespace)["metadata"]
+    admin.delete("v1", "pods", "pod", namespace, grace_s=0)
+    assert admin.find("v1", "pods", "pod", namespace) is None
+
+
 def test_a_service_account_may_do_what_its_role_says_and_no_more(
     cluster: ApiCluster, namespace: str
 ) -> None:

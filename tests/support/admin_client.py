@@ -73,6 +73,14 @@ class AdminClient:
         except httpx2.TransportError:
             return False
 
+    def serves(self, api_version: str, kind: str) -> bool:
+        """Whether discovery names the kind and its objects can be listed now."""
+        try:
+            plural = self._plurals(api_version).get(kind)
+        except ApiError:
+            return False
+        return plural is not None and self.answers(resource_path(api_version, plural))
+
     def request(
         self,
         method: str,
@@ -180,12 +188,14 @@ class AdminClient:
         )
 
     def _discovered_plural(self, api_version: str, kind: str) -> str:
+        if not (plural := self._plurals(api_version).get(kind)):
+            raise LookupError(f"the API server has no kind {kind} in {api_version}")
+        return plural
+
+    def _plurals(self, api_version: str) -> dict[str, str]:
         path = f"/{'apis' if '/' in api_version else 'api'}/{api_version}"
-        for resource in self.request("GET", path)["resources"]:
-            if resource["kind"] == kind and "/" not in resource["name"]:
-                plural: str = resource["name"]
-                return plural
-        raise LookupError(f"the API server has no kind {kind} in {api_version}")
+        resources = self.request("GET", path)["resources"]
+        return {one["kind"]: one["name"] for one in resources if "/" not in one["name"]}
 
 
 def _error(response: httpx2.Response) -> ApiError:

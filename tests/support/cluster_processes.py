@@ -102,8 +102,9 @@ class ClusterProcess:
         return "\n".join([f"the last lines of {self.log.name}:", *lines])
 
     def pause(self) -> None:
-        """Let it hang: connections stay open and nothing answers."""
+        """Let it hang: connections stay open and nothing answers. It hangs when this returns."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let it go on."""
