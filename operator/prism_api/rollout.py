@@ -20,6 +20,12 @@ TOKEN_VARIABLE = "PRISM_ROLLOUT_TOKEN"
 TOKEN_FILE_VARIABLE = "PRISM_ROLLOUT_TOKEN_FILE"
 """Environment: a file with the bearer token; goes before the token itself."""
 
+ROLLOUT_CONTAINER = "vllm"
+"""Name of the server's container in its pod."""
+ROLLOUT_PORT = 8000
+"""Where a server in a pod listens."""
+HEALTH_PATH = "/health"
+
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """Environment: the GPUs that a process sees; without it all."""
 
@@ -31,7 +37,7 @@ IMAGES_PER_PROMPT = 16
 """What a server takes; the preflight refuses rows with more."""
 PUBLISHED_FOLDER = "weights"
 """In a stage's folder of the store, beside its attempts: the version that servers are to have."""
-OPEN_PATHS = frozenset({"/health", "/metrics"})
+OPEN_PATHS = frozenset({HEALTH_PATH, "/metrics"})
 """What may be read without the token."""
 DIGEST_HEADER = "x-prism-weights"
 """A request that names a digest here is refused with 409 if the server has other weights; an answer

@@ -23,3 +23,17 @@ def local_path(uri: str) -> Path:
         remedy = "copy it here and give a file:// uri"
         raise SpecError([FieldProblem(uri, problem, remedy)])
     return Path(unquote(uri.partition("://")[2]))
+
+
+CLAIMS_FOLDER = "/pvc"
+"""Where pods have their PersistentVolumeClaims, each in a folder of its name."""
+
+
+def claim(uri: str) -> str:
+    """The PersistentVolumeClaim that a `pvc://` URI names."""
+    return uri.partition("://")[2].partition("/")[0]
+
+
+def mounted_path(uri: str) -> str:
+    """The file or folder, in a pod, that a `pvc://` URI names."""
+    return f"{CLAIMS_FOLDER}/{unquote(uri.partition('://')[2])}"

@@ -37,8 +37,8 @@ from prism_api.rollout import (
     shown_gpus,
 )
 from prism_api.stage_config import StageConfig
-from prism_api.stages import SftStage
 from prism_api.uris import local_path, scheme
+from prism_operator.planning.serving import context_tokens
 from prism_store.store import open_store
 
 _READY_SECONDS = 1800.0
@@ -166,17 +166,13 @@ def server_arguments(config: StageConfig) -> list[str]:
 
     It serves the run's own model: the trainer brings the weights before it samples.
     """
-    stage, rollout, uri = config.stage, config.rollout, config.model.uri
+    rollout, uri = config.rollout, config.model.uri
     assert rollout is not None, "only stages that sample have servers"
-    assert not isinstance(stage, SftStage), "only stages that sample have servers"
-    response = stage.max_response_tokens
-    if config.evaluation is not None:
-        response = max(response, config.evaluation.max_response_tokens)
     model = uri.removeprefix("hf://") if scheme(uri) == "hf" else str(local_path(uri))
     return [
         f"--model={model}",
         f"--gpus={rollout.gpus_per_replica}",
-        f"--max-model-len={stage.max_prompt_tokens + response}",
+        f"--max-model-len={context_tokens(config.stage, config.evaluation)}",
     ]
 
 

@@ -1,0 +1,32 @@
+"""The digest of a child's pod template: what follows from a run's live fields, images and
+templates."""
+
+import hashlib
+import json
+from typing import Any
+
+from prism_api.names import GROUP
+from prism_operator.manifests.context import Manifest
+
+HASH_ANNOTATION = f"{GROUP}/template-hash"
+"""On PyTorchJobs and Deployments: template_hash of what was applied."""
+
+
+def template_hash(manifest: Manifest) -> str:
+    """16 hexadecimal digits over the pod template of a PyTorchJob or Deployment.
+
+    A change of it waits for the next attempt, so a child whose annotation has another hash is no
+    drift: neither a user nor a new version of the operator restarts what runs.
+    """
+    template: Any = manifest["spec"].get("template")
+    if template is None:
+        template = manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    text = json.dumps(template, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def with_template_hash(manifest: Manifest) -> Manifest:
+    """The same with the annotation."""
+    metadata = manifest["metadata"]
+    annotations = metadata.get("annotations", {}) | {HASH_ANNOTATION: template_hash(manifest)}
+    return manifest | {"metadata": metadata | {"annotations": annotations}}
