@@ -35,6 +35,8 @@ ANCESTOR_VARIABLE = "PRISM_ANCESTOR_PID"
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """RFC 1123 label: what Kubernetes accepts as a name and what is safe in a path."""
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+"""RFC 1123 subdomain: the name of a Secret, a ConfigMap or a queue."""
 
 MAX_RUN_NAME = 40
 """Child names append stage, attempt and a replica index and must stay within 63 characters."""
