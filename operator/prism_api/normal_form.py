@@ -6,6 +6,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+_EXACT = 2**53
+"""Below, every whole number has its own float64."""
+
 
 def normal_form(model: type[BaseModel], document: Any) -> Any:
     """The same document, with two ways of writing a thing made one.
@@ -32,7 +35,7 @@ def _value(annotation: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return normal_form(kind, value)
     if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+        return int(value) if abs(value) < _EXACT else value
     if get_origin(kind) is tuple and isinstance(value, list):
         return [_value(get_args(kind)[0], entry) for entry in value]
     if get_origin(kind) is dict and isinstance(value, dict):
