@@ -86,6 +86,9 @@ _FIELDS = (
     "max_tokens_per_pack",
 )
 
+RESOLVED_FIELDS = frozenset({*_FIELDS, "warmup_steps", "warmup_ratio", "generation_batch_size"})
+"""Fields of RlvrStage whose default the algorithm decides."""
+
 
 def resolve_rlvr(stage: RlvrStage) -> RlvrStage:
     """Fill every field that the user left out with the algorithm's published value."""

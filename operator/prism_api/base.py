@@ -8,6 +8,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from prism_api.errors import FieldProblem, SpecError
+from prism_api.normal_form import normal_form
 from prism_api.problems import path_of, problem_of
 
 M = TypeVar("M", bound="Contract")
@@ -41,13 +42,13 @@ class CrossFieldError(ValueError):
 def parse(model: type[M], document: Any, source: str = "") -> M:
     """Read a plain document (as from YAML or JSON) into a model.
 
-    Types are strict: the text "5" is not a number. Raises SpecError with every problem found,
-    each with its field path, what is wrong and what would be right.
+    Types are strict: the text "5" is not a number. What the API server reads in two ways is read
+    as it does (normal_form). Raises SpecError with every problem found, each with its field path,
+    what is wrong and what would be right.
     """
+    text = json.dumps(normal_form(model, document), default=str)
     try:
-        return model.model_validate_json(
-            json.dumps(document, default=str), strict=True, by_alias=True, by_name=False
-        )
+        return model.model_validate_json(text, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         details = error.errors(include_url=False)
         # A list with a bad entry is also reported as too short: only the cause is of use.

@@ -46,6 +46,8 @@ ADDRESSING_STYLE_VARIABLE = "PRISM_S3_ADDRESSING_STYLE"
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """RFC 1123 label: what Kubernetes accepts as a name and what is safe in a path."""
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+"""RFC 1123 subdomain: the name of a Secret, a ConfigMap or a queue."""
 
 MAX_RUN_NAME = 40
 """Child names append stage, attempt and a replica index and must stay within 63 characters."""

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from prism_api.base import Contract, CrossFieldError
-from prism_api.resources import Fraction, LearningRate, NonNegative
+from prism_api.resources import Count, Fraction, LearningRate, NonNegative
 
 
 class Optimization(Contract):
@@ -19,7 +19,7 @@ class Optimization(Contract):
     """Largest global gradient norm; 0 turns clipping off."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After warm-up: constant, or cosine to zero at the last step."""
-    warmup_steps: int | None = None
+    warmup_steps: Count | None = None
     """Steps of linear warm-up from zero."""
     warmup_ratio: Fraction | None = None
     """Warm-up as a share of all steps; instead of warmupSteps."""
@@ -33,8 +33,6 @@ class Optimization(Contract):
                 )
             # A default gives way to what the user wrote; frozen models have no plain assignment.
             object.__setattr__(self, "warmup_ratio", None)
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise CrossFieldError("warmupSteps", "is negative", "give 0 or more steps")
         return self
 
     def warmup_steps_of(self, total_steps: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from prism_api.names import DNS_LABEL
+from prism_api.names import DNS_LABEL, DNS_SUBDOMAIN
 
 _FILE_NAME = r"\.?[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _REST = "://[A-Za-z0-9._~/=%-]+$"
@@ -19,6 +19,8 @@ _CHARACTERS = "of letters, digits and . _ ~ / = - only (anything else as %XX, a 
 
 IN_WORDS: Mapping[str, str] = {
     DNS_LABEL: "lower-case letters, digits and dashes only, with a letter or digit at both ends",
+    DNS_SUBDOMAIN: "lower-case letters, digits, dashes and dots only, with a letter or digit at "
+    "both ends and beside each dot",
     MODEL_URI: "hf://ORG/NAME, file://FOLDER, builtin://SET/NAME, s3://BUCKET/PREFIX or "
     f"pvc://CLAIM/FOLDER, {_CHARACTERS}",
     DATA_URI: "file://FILE, builtin://SET/FILE, s3://BUCKET/FILE or pvc://CLAIM/FILE, "

@@ -114,11 +114,12 @@ def _member_model(owner: type[BaseModel], part: int | str) -> type[BaseModel] | 
         return owner
     for field in owner.model_fields.values():
         if field.alias == part:
-            return _model_in(field.annotation)
+            return model_in(field.annotation)
     return None
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field of this type holds, itself, as an option or as an entry."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((m for a in get_args(annotation) if (m := _model_in(a))), None)
+    return next((m for a in get_args(annotation) if (m := model_in(a))), None)

@@ -1,20 +1,32 @@
 """Parts of a PrismRun that more than one stage uses: models, data, storage, workers, rollouts."""
 
-from typing import Annotated, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import Field, model_validator
 
 from prism_api.base import Contract, CrossFieldError
+from prism_api.names import DNS_SUBDOMAIN
 from prism_api.patterns import DATA_URI, HTTP_URL, MODEL_URI, STORE_URI
 
 ModelUri = Annotated[str, Field(pattern=MODEL_URI, max_length=1024)]
 DataUri = Annotated[str, Field(pattern=DATA_URI, max_length=1024)]
 SystemMessage = Annotated[str, Field(min_length=1, max_length=32768)]
-Positive = Annotated[int, Field(ge=1)]
+LARGEST = 2**31 - 1
+"""Of all whole numbers, so that every reader of a document can hold them."""
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["bf16", "fp32"]
 NonNegative = Annotated[float, Field(ge=0)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+ObjectName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, max_length=253)]
+LabelName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, max_length=63)]
+"""Name of an object that others refer to by a label, whose values are shorter than names."""
+PodTemplate = dict[str, Any]
+"""Part of a Kubernetes pod template; the API server checks it when pods are made."""
+
+LIVE: Any = Field(json_schema_extra={"live": True})
+"""Marks what may be changed once training has started; all other fields are then immutable."""
 
 
 class ModelSource(Contract):
@@ -45,17 +57,17 @@ class Storage(Contract):
 
     uri: Annotated[str, Field(pattern=STORE_URI, max_length=1024)]
     """`s3://bucket/prefix`, or `file://` for local runs."""
-    endpoint: Annotated[str, Field(pattern=HTTP_URL)] | None = None
+    endpoint: Annotated[str, Field(pattern=HTTP_URL, max_length=1024)] | None = None
     """S3 endpoint; absent: the provider's own."""
-    region: str | None = None
+    region: Annotated[str, Field(max_length=63)] | None = None
     """S3 region."""
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     """How the bucket enters the address."""
-    ca_bundle: str | None = None
+    ca_bundle: ObjectName | None = None
     """Name of a ConfigMap with the certificate authorities of the endpoint."""
-    credentials_secret: str | None = None
+    credentials_secret: ObjectName | None = None
     """Name of a Secret with the credentials; absent: workload identity."""
-    retention: Retention = Retention()
+    retention: Annotated[Retention, LIVE] = Retention()
     """Checkpoints kept."""
 
 
@@ -68,7 +80,7 @@ class Images(Contract):
     """Image of rollout servers."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """As in a Kubernetes container."""
-    pull_secrets: tuple[str, ...] = ()
+    pull_secrets: Annotated[tuple[ObjectName, ...], Field(max_length=32)] = ()
     """Names of Secrets for the registry."""
 
 
@@ -104,6 +116,11 @@ class Workers(Contract):
     """Memory of one GPU as `prism plan` reckons with it; a trainer asks its GPU."""
     threads_per_process: Positive = 1
     """CPU threads of one trainer process."""
+    template: Annotated[PodTemplate, LIVE] = Field(default_factory=dict)
+    """Merged into the trainer pods, from the next attempt on: metadata.labels and annotations,
+    spec.nodeSelector, tolerations, affinity, serviceAccountName, runtimeClassName, volumes, and
+    env, resources and volumeMounts of the container `pytorch`. A stage with workers of its own has
+    their template only. Changes nothing about what is learned."""
 
     @property
     def world_size(self) -> int:
@@ -153,6 +170,8 @@ class Rollout(Contract):
     batch_size: Positive = 256
     """Sequences decoded together by one trainer process, at most (inprocess); fewer where a GPU's
     memory has no room for as many of full length."""
+    template: Annotated[PodTemplate, LIVE] = Field(default_factory=dict)
+    """Merged into the rollout servers' pods: as workers.template, for the container `vllm`."""
 
 
 def on_servers(rollout: Rollout | None) -> TypeGuard[Rollout]:
@@ -163,9 +182,9 @@ def on_servers(rollout: Rollout | None) -> TypeGuard[Rollout]:
 class Queue(Contract):
     """Admission by Kueue."""
 
-    name: str
+    name: LabelName
     """LocalQueue."""
-    priority_class: str | None = None
+    priority_class: Annotated[LabelName | None, LIVE] = None
     """WorkloadPriorityClass."""
 
 
@@ -180,6 +199,16 @@ class Evaluation(Contract):
     """Only the first so many rows; absent: all."""
     max_response_tokens: Positive = 8192
     """Longer responses are cut (and then fail the format)."""
+
+
+class KeepChildren(Contract):
+    """Whether pods and jobs of attempts that are over stay for their logs, until the run is over
+    and ttlSecondsAfterFinished has passed; those that stay hold no GPUs."""
+
+    succeeded: bool = False
+    """Those of the attempt that finished its stage."""
+    failed: bool = True
+    """Those of attempts that failed, were stopped or lost their machines."""
 
 
 class FailurePolicy(Contract):

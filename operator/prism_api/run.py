@@ -7,9 +7,12 @@ from pydantic import Field, model_validator
 from prism_api.base import Contract, CrossFieldError
 from prism_api.names import API_VERSION, DNS_LABEL, KIND, MAX_RUN_NAME, STAGE_ORDER, StageKind
 from prism_api.resources import (
+    LIVE,
+    Count,
     Evaluation,
     FailurePolicy,
     Images,
+    KeepChildren,
     ModelSource,
     Queue,
     Rollout,
@@ -45,7 +48,7 @@ class Spec(Contract):
     system_message: SystemMessage | None = None
     """First turn of all prompts, of training and evaluation, whose rows have no system turn of
     their own; absent: they go without."""
-    images: Images = Images()
+    images: Annotated[Images, LIVE] = Images()
     """Container images."""
     storage: Storage | None = None
     """Where checkpoints go; absent (local runs only): the output folder."""
@@ -59,12 +62,17 @@ class Spec(Contract):
     """What is done, in the fixed order sft, align, rlvr."""
     evaluation: Evaluation | None = None
     """Accuracy after each stage."""
-    failure_policy: FailurePolicy = FailurePolicy()
+    failure_policy: Annotated[FailurePolicy, LIVE] = FailurePolicy()
     """Retries and deadlines."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
+    keep_children: Annotated[KeepChildren, LIVE] = KeepChildren()
+    """What stays for its logs."""
+    ttl_seconds_after_finished: Annotated[Count | None, LIVE] = None
     """A finished run's children are deleted after so long; absent: never."""
-    suspend: bool = False
+    suspend: Annotated[bool, LIVE] = False
     """Stops the run at its next checkpoint and frees its processes; false continues it."""
+    cancel: Annotated[bool, LIVE] = False
+    """Ends the run for good: its children are deleted, what is in the store stays; cannot be
+    undone."""
 
     @model_validator(mode="after")
     def _system_message_is_text(self) -> "Spec":

@@ -41,7 +41,8 @@ _NO_MATTER: Any = {
     "stage_uri": True,
     "retention": True,
     "init_from": {"uri"},
-    "workers": {"gpu_memory_gib"},
+    "workers": {"gpu_memory_gib", "template"},
+    "rollout": {"template"},
     # A stage's own workers and rollout stand resolved beside the stages.
     "stages": {kind: {"checkpoint_every_steps", "workers", "rollout"} for kind in STAGE_ORDER},
 }

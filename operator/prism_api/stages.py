@@ -13,6 +13,7 @@ from prism_api.gating import Gating
 from prism_api.optimization import Optimization
 from prism_api.reinforcement import Algorithm, KlEstimator, Overlong, RolloutCorrection
 from prism_api.resources import (
+    Count,
     DataSource,
     Fraction,
     LearningRate,
@@ -41,7 +42,9 @@ class Lora(Contract):
     """Strength."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout of the adapters' inputs, in updates only."""
-    target_modules: Annotated[tuple[LoraModule, ...], Field(min_length=1)] = get_args(LoraModule)
+    target_modules: Annotated[tuple[LoraModule, ...], Field(min_length=1, max_length=7)] = get_args(
+        LoraModule
+    )
     """Linear layers of the language model that get one; absent: all. A mixture of experts has only
     the first four."""
 
@@ -81,7 +84,7 @@ class Stage(Optimization):
 class SftStage(Stage):
     """Supervised fine-tuning on demonstrations (paper, stage 1)."""
 
-    data: Annotated[tuple[DataSource, ...], Field(min_length=1)]
+    data: Annotated[tuple[DataSource, ...], Field(min_length=1, max_length=1024)]
     """Demonstrations; all sources are shuffled together."""
     epochs: Positive | None = None
     """Passes over the data; published: 1, the default when `steps` is absent too."""
@@ -144,7 +147,7 @@ class Warmup(Optimization):
 
     data: DataSource | None = None
     """Teacher and student pairs; absent: students are sampled from the policy that SFT left."""
-    steps: Annotated[int, Field(ge=0)] | None = None
+    steps: Count | None = None
     """Optimizer steps; absent: one pass over the pairs (published), or over the alignment data."""
     batch_size: Positive = 64
     """Students of one step, each with its teacher: a caption pair and a reasoning pair (published:
@@ -286,8 +289,8 @@ class RlvrStage(Sampling):
     """Tokens of one packed forward. GSPO 20480, the others 10240."""
     checkpoint_every_steps: Positive = 120
     """Steps between checkpoints."""
-    accuracy_weight: NonNegative = 0.8
-    """Reward of a right answer in the right format."""
+    accuracy_weight: Annotated[float, Field(gt=0)] = 0.8
+    """Reward of a right answer in the right format; with 0 nothing would be verified."""
     format_weight: NonNegative = 0.2
     """Reward of the right format."""
     mini_batches: Positive = 1
@@ -314,8 +317,6 @@ class RlvrStage(Sampling):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RlvrStage":
-        if self.accuracy_weight == 0:
-            raise CrossFieldError("accuracyWeight", "is 0: nothing would be verified", "give more")
         if self.batch_size % self.mini_batches:
             raise CrossFieldError(
                 "miniBatches",

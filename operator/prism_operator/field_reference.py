@@ -22,7 +22,10 @@ _TITLE = """# Fields of a PrismRun
 
 Defaults are the published values where there are any. A field whose default is *absent* may be left
 out or null: nothing is set, or what its description says. `make fields` writes this page from the
-models in [prism_api](../operator/prism_api)."""
+models in [prism_api](../operator/prism_api).
+
+Once training has started (`status.startTime` is set), Kubernetes refuses changes of all fields but
+these:"""
 
 _ALGORITHMS = "Defaults by algorithm"
 _ALGORITHMS_NOTE = "What `spec.stages.rlvr` takes with all its other fields at their defaults."
@@ -42,6 +45,7 @@ _BOUNDS = {
     "minItems": "at least {} entries",
     "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
+    "maxItems": "at most {} entries",
 }
 
 
@@ -55,7 +59,7 @@ def field_reference() -> str:
     places: dict[str, list[str]] = {}
     for model, path in _places(models, "PrismRun", ""):
         places.setdefault(model, []).append(path)
-    parts = [_TITLE]
+    parts = [f"{_TITLE}\n{_live_fields(models, places)}."]
     for model, paths in places.items():
         parts.append(_section(models, model, places))
         if model == RlvrStage.__name__:
@@ -71,6 +75,17 @@ def _places(models: Mapping[str, _Schema], model: str, path: str) -> Iterator[tu
             member, entry = option.get("items", option), "[]" if "items" in option else ""
             if "$ref" in member:
                 yield from _places(models, _target(member), f"{path}.{name}{entry}".lstrip("."))
+
+
+def _live_fields(models: Mapping[str, _Schema], places: Mapping[str, list[str]]) -> str:
+    live = [
+        f"`{path}.{name}`"
+        for model, paths in places.items()
+        for path in paths
+        for name, field in models[model]["properties"].items()
+        if field.get("live")
+    ]
+    return ", ".join(live)
 
 
 def _section(models: Mapping[str, _Schema], model: str, places: Mapping[str, list[str]]) -> str:
@@ -102,7 +117,7 @@ def _type(option: _Schema, places: Mapping[str, list[str]]) -> str:
     if "enum" in option or "const" in option:
         return ", ".join(f"`{choice}`" for choice in option.get("enum", [option.get("const")]))
     if option["type"] == "object":
-        return "mapping of texts"
+        return "mapping" if option.get("additionalProperties") is True else "mapping of texts"
     if option["type"] == "array":
         kind = f"list of {_type(option['items'], places)}"
     elif "pattern" in option:

@@ -80,7 +80,11 @@ changes = st.fixed_dictionaries(
         "spec.seed": st.integers(0, 2**31 - 1),
         "spec.suspend": st.booleans(),
         "spec.storage": st.just({"uri": "s3://bucket/prefix", "retention": {"keepLast": 5}}),
-        "spec.queue": st.fixed_dictionaries({"name": st.text(min_size=1, max_size=9)}),
+        "spec.queue": st.fixed_dictionaries(
+            {"name": st.from_regex(r"[a-z0-9]{1,9}", fullmatch=True)}
+        ),
+        "spec.workers.template": st.dictionaries(st.text(max_size=5), st.none() | st.text()),
+        "spec.keepChildren": st.just({"failed": False}),
         "spec.evaluation.maxSamples": st.none() | st.integers(1, 10_000),
         "spec.stages.sft.learningRate": rates,
         "spec.stages.sft.warmupSteps": st.none() | st.integers(0, 10**6),

@@ -53,6 +53,7 @@ ROWS: tuple[Row, ...] = (
     (StageConfig, "run.uid", "UPPER-CASE", '"UPPER-CASE"', "8 to 64 characters: digits, a to f"),
     (StageConfig, "kind", "dpo", '"dpo"', "one of 'sft', 'align' or 'rlvr'"),
     (StageConfig, "attempt", 0, "0 is not valid", "at least 1"),
+    (StageConfig, "attempt", 2**31, "2147483648 is not valid", "at most 2147483647"),
     (StageConfig, "seed", -1, "-1 is not valid", "at least 0"),
     (StageConfig, "initFrom.digest", "abc", '"abc" is not valid', "a SHA-256 as 64"),
     (StageConfig, "init_from", None, "unknown field", "did you mean initFrom?"),
@@ -63,6 +64,9 @@ ROWS: tuple[Row, ...] = (
     (StageResult, "schemaVersion", 0, "0 is not valid", "give 1"),
     (StageResult, "kind", "SFT", '"SFT"', "one of 'sft', 'align' or 'rlvr'"),
     (StageResult, "attempt", 0, "0 is not valid", "at least 1"),
+    (StageResult, "attempt", 2**31, "2147483648 is not valid", "at most 2147483647"),
+    (StageResult, "steps", 2**31, "2147483648 is not valid", "at most 2147483647"),
+    (StageResult, "evaluation.samples", 2**31, "2147483648", "at most 2147483647"),
     (StageResult, "configHash", "A" * 64, "AAA", "a SHA-256 as 64"),
     (StageResult, "steps", 0, "0 is not valid", "at least 1"),
     (StageResult, "seconds", -1, "-1 is not valid", "at least 0"),
@@ -81,6 +85,7 @@ ROWS: tuple[Row, ...] = (
     (CheckpointManifest, "schemaVersion", 2, "2 is not valid", "give 1"),
     (CheckpointManifest, "stage", "warmup", '"warmup"', "one of 'sft', 'align' or 'rlvr'"),
     (CheckpointManifest, "attempt", 0, "0 is not valid", "at least 1"),
+    (CheckpointManifest, "attempt", 2**31, "2147483648", "at most 2147483647"),
     (CheckpointManifest, "step", -1, "-1 is not valid", "at least 0"),
     (CheckpointManifest, "weightVersion", -1, "-1 is not valid", "at least 0"),
     (CheckpointManifest, "configHash", "0" * 63, "000", "a SHA-256 as 64"),
@@ -143,6 +148,8 @@ NO_MATTER: dict[str, Any] = {
     "stages.align.workers": {"replicas": 4},  # the resolved ones count
     "stages.align.rollout": {"backend": "vllm"},
     "workers.gpuMemoryGib": 40,  # the trainer asks its GPU
+    "workers.template": {"spec": {"nodeSelector": {"pool": "a"}}},
+    "rollout.template": {"spec": {"nodeSelector": {"pool": "b"}}},
     "retention.keepLast": 9,
 }
 

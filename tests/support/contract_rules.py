@@ -111,7 +111,7 @@ def _of_metadata(metadata: list[Any], kind: Any) -> Iterator[str]:
             case at.MinLen(min_length=length):
                 yield f"at least {length} {'characters' if kind is str else 'entries'}"
             case at.MaxLen(max_length=length):
-                yield f"at most {length} characters"
+                yield f"at most {length} {'characters' if kind is str else 'entries'}"
             case _ if getattr(item, "pattern", None):
                 yield IN_WORDS[item.pattern]
             case _:

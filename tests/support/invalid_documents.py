@@ -1,6 +1,6 @@
 """A table of invalid PrismRuns: one wrong thing each, and what the user is told about it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from run_builders import REMOVED, Changes
@@ -41,11 +41,55 @@ def _gating(member: str, value: Any, remedy: str) -> Invalid:
     return Invalid(f"{path}.{member}", shown, remedy, {path: {"mode": "rlvr", member: value}})
 
 
+def _storage(member: str, value: Any, remedy: str, problem: str = "") -> Invalid:
+    row = _row(f"spec.storage.{member}", value, remedy, problem)
+    return replace(row, changes={"spec.storage": {"uri": "s3://a", member: value}})
+
+
+def _queue(member: str, value: Any, remedy: str, problem: str = "") -> Invalid:
+    row = _row(f"spec.queue.{member}", value, remedy, problem)
+    return replace(row, changes={"spec.queue": {"name": "team", member: value}})
+
+
+def _too_large(path: str) -> Invalid:
+    return _row(path, 2**31, "at most 2147483647")
+
+
+_SUBDOMAIN = "lower-case letters, digits, dashes and dots only, with a letter or digit at both ends"
 _DNS = "lower-case letters, digits and dashes only, with a letter or digit at both ends"
 _ANY_SCHEME = "hf://ORG/NAME, file://FOLDER, builtin://SET/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/"
 _DATA_SCHEME = "file://FILE, builtin://SET/FILE, s3://BUCKET/FILE or pvc://CLAIM/FILE"
 _HUGE = "file://" + "a" * 1024
 _LONG = '"file://aaa'
+
+_WHOLE_NUMBERS = (
+    "ttlSecondsAfterFinished",
+    "workers.replicas",
+    "workers.gpuMemoryGib",
+    "workers.threadsPerProcess",
+    "rollout.replicas",
+    "rollout.batchSize",
+    "evaluation.batchSize",
+    "evaluation.maxSamples",
+    "evaluation.maxResponseTokens",
+    "failurePolicy.startDeadlineSeconds",
+    "failurePolicy.stageDeadlineSeconds",
+)
+_OF_STAGES = (
+    "steps",
+    "warmupSteps",
+    "batchSize",
+    "maxPromptTokens",
+    "maxResponseTokens",
+    "maxTokensPerPack",
+    "checkpointEverySteps",
+)
+_OF_RLVR = (
+    "miniBatches",
+    "maxGenerationRounds",
+    "generationBatchSize",
+    "overlong.bufferTokens",
+)
 
 FIELDS: tuple[Invalid, ...] = (
     _row("apiVersion", "v1", "give 'prism.dev/v1alpha1'"),
@@ -95,7 +139,38 @@ FIELDS: tuple[Invalid, ...] = (
         "at least 1",
         {"spec.storage": {"uri": "s3://a", "retention": {"keepLast": 0}}},
     ),
+    Invalid(
+        "spec.storage.retention.keepLast",
+        "2147483648 is not valid",
+        "at most 2147483647",
+        {"spec.storage": {"uri": "s3://a", "retention": {"keepLast": 2**31}}},
+    ),
+    _storage("endpoint", "https://" + "a" * 1024, "at most 1024 characters", '"https://aaa'),
+    _storage("region", "a" * 64, "at most 63 characters", '"aaa'),
+    _storage("caBundle", "Authorities", _SUBDOMAIN),
+    _storage("caBundle", "a" * 254, "at most 253 characters", '"aaa'),
+    _storage("credentialsSecret", "s3.", _SUBDOMAIN),
+    _storage("credentialsSecret", "a/b", _SUBDOMAIN),
+    _storage("credentialsSecret", "a" * 254, "at most 253 characters", '"aaa'),
+    _queue("name", "", _SUBDOMAIN),
+    _queue("name", "team_a", _SUBDOMAIN),
+    _queue("name", "a" * 64, "at most 63 characters", '"aaa'),
+    _queue("priorityClass", ".high", _SUBDOMAIN),
+    _queue("priorityClass", "a" * 64, "at most 63 characters", '"aaa'),
     _row("spec.images.pullPolicy", "always", "one of 'Always', 'IfNotPresent' or 'Never'"),
+    Invalid(
+        "spec.images.pullSecrets[1]",
+        '"Registry" is not valid',
+        _SUBDOMAIN,
+        {"spec.images.pullSecrets": ["registry", "Registry"]},
+    ),
+    Invalid(
+        "spec.images.pullSecrets[0]",
+        '"aaa',
+        "at most 253 characters",
+        {"spec.images.pullSecrets": ["a" * 254]},
+    ),
+    _row("spec.images.pullSecrets", ["a"] * 33, "at most 32 entries", '["a", "a"'),
     _row("spec.workers.replicas", 0, "at least 1"),
     _row("spec.workers.gpusPerReplica", -1, "at least 0"),
     _row("spec.workers.gpusPerReplica", 65, "at most 64"),
@@ -209,7 +284,7 @@ FIELDS: tuple[Invalid, ...] = (
     _row(f"{RLVR}.maxResponseTokens", 0, "at least 1"),
     _row(f"{RLVR}.maxTokensPerPack", 0, "at least 1"),
     _row(f"{RLVR}.checkpointEverySteps", 0, "at least 1"),
-    _row(f"{RLVR}.accuracyWeight", -0.8, "at least 0"),
+    _row(f"{RLVR}.accuracyWeight", 0, "greater than 0"),
     _row(f"{RLVR}.formatWeight", -0.2, "at least 0"),
     _row(f"{RLVR}.miniBatches", 0, "at least 1"),
     _row(f"{RLVR}.clipLow", 0, "greater than 0"),
@@ -220,6 +295,27 @@ FIELDS: tuple[Invalid, ...] = (
     _row(f"{RLVR}.generationBatchSize", 0, "at least 1"),
     _row(f"{RLVR}.overlong.bufferTokens", 0, "at least 1"),
     _row(f"{RLVR}.overlong.penaltyFactor", -1, "at least 0"),
+    _row(f"{RLVR}.warmupSteps", -1, "at least 0"),
+    _row(f"{SFT}.data", [{"uri": "s3://a"}] * 1025, "at most 1024 entries", '[{"uri": "s3://a"}'),
+    Invalid(
+        f"{SFT}.lora.targetModules",
+        '["q_proj", "q_proj"',
+        "at most 7 entries",
+        {f"{SFT}.lora": {"targetModules": ["q_proj"] * 8}},
+    ),
+    Invalid(
+        f"{SFT}.lora.targetModules[1]",
+        '"lm_head" is not valid',
+        "one of 'q_proj'",
+        {f"{SFT}.lora": {"targetModules": ["q_proj", "lm_head"]}},
+    ),
+    *(_too_large(f"spec.{path}") for path in _WHOLE_NUMBERS),
+    *(_too_large(f"{SFT}.{name}") for name in ("epochs", *_OF_STAGES)),
+    *(_too_large(f"{ALIGN}.{name}") for name in _OF_STAGES),
+    *(_too_large(f"{RLVR}.{name}") for name in (*_OF_STAGES, *_OF_RLVR)),
+    *(_too_large(f"{WARMUP}.{name}") for name in ("steps", "warmupSteps", "batchSize")),
+    _too_large(f"{DISCRIMINATOR}.warmupSteps"),
+    _too_large(f"{DISCRIMINATOR}.expertsPerToken"),
 )
 """Every bound, length, pattern and choice of every field."""
 
@@ -228,8 +324,14 @@ TYPES: tuple[Invalid, ...] = (
     _row("spec.seed", "0", "a whole number"),
     _row("spec.seed", 0.5, "a whole number"),
     _row("spec.seed", True, "a whole number", "true is not valid"),
-    _row("spec.seed", None, "a whole number", "null is not valid"),
-    _row(f"{SFT}.steps", 100.0, "a whole number"),
+    _row("spec.model", None, "a mapping of fields (uri)", "null is not valid"),
+    _row(f"{SFT}.data[0].uri", None, "a text", "null is not valid"),
+    _row(f"{SFT}.steps", 100.5, "a whole number"),
+    _row(f"{SFT}.steps", 1e300, "a whole number", "1e+300 is not valid"),
+    _row("spec.workers.template", "small", "a mapping of fields"),
+    _row("spec.rollout.template", [], "a mapping of fields"),
+    _row("spec.cancel", "yes", "true or false"),
+    _row("spec.keepChildren.failed", 1, "true or false"),
     _row(f"{SFT}.learningRate", "1e-5", "a number"),
     _row(f"{SFT}.learningRate", float("nan"), "a finite number", "NaN is not valid"),
     _row(f"{SFT}.learningRate", float("inf"), "a finite number", "Infinity is not valid"),
@@ -305,7 +407,6 @@ CONTRADICTIONS: tuple[Invalid, ...] = (
         "one of the two",
         {f"{SFT}.warmupRatio": 0.1, f"{SFT}.warmupSteps": 10},
     ),
-    Invalid(f"{RLVR}.warmupSteps", "is negative", "0 or more", {f"{RLVR}.warmupSteps": -1}),
     Invalid(
         "spec.rollout",
         "missing but stage align samples",
@@ -359,12 +460,6 @@ CONTRADICTIONS: tuple[Invalid, ...] = (
         "5 does not divide batchSize 32",
         "a divisor of batchSize",
         {f"{RLVR}.miniBatches": 5},
-    ),
-    Invalid(
-        f"{RLVR}.accuracyWeight",
-        "nothing would be verified",
-        "give more",
-        {f"{RLVR}.accuracyWeight": 0},
     ),
     Invalid(
         f"{RLVR}.generationBatchSize",

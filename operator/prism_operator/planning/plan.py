@@ -1,6 +1,7 @@
 """plan(run): the ordered steps of a run, independent of who executes them."""
 
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from prism_api.algorithms import resolve_correction, resolve_rlvr
 from prism_api.checkpoint import CheckpointRef
@@ -12,12 +13,15 @@ from prism_api.resources import (
     ResolvedWorkers,
     Retention,
     Rollout,
+    Workers,
     on_servers,
 )
 from prism_api.run import AnyStage, PrismRun
 from prism_api.stage_config import RunRef, StageConfig
 from prism_api.stages import AlignStage, RlvrStage, SftStage, Stages
 from prism_operator.planning.naming import stage_uri
+
+P = TypeVar("P", Workers | None, ResolvedWorkers, Rollout | None)
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,9 @@ class TrainStep:
             system_message=self.system_message,
             init_from=init_from,
             stage_uri=self.stage_uri,
-            stages=Stages.model_construct(None, **{self.kind: self.stage}),
-            workers=self.workers,
-            rollout=self.rollout,
+            stages=Stages.model_construct(None, **{self.kind: _for_trainers(self.stage)}),
+            workers=_without_template(self.workers),
+            rollout=_without_template(self.rollout),
             evaluation=self.evaluation,
             retention=self.retention,
         )
@@ -134,6 +138,18 @@ def plan(run: PrismRun, uid: str, store_uri: str) -> Plan:
         steps.append(step)
         after = kind
     return Plan(ref, tuple(steps))
+
+
+def _for_trainers(stage: AnyStage) -> AnyStage:
+    own: dict[str, Any] = {"workers": _without_template(stage.workers)}
+    if not isinstance(stage, SftStage):
+        own["rollout"] = _without_template(stage.rollout)
+    return stage.model_copy(update=own)
+
+
+def _without_template(part: P) -> P:
+    """How its pods are placed is nothing that a trainer reads."""
+    return part.model_copy(update={"template": {}}) if part else part
 
 
 def _train_step(
