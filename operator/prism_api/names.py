@@ -33,6 +33,14 @@ RESULT_FILE = "result.json"
 ANCESTOR_VARIABLE = "PRISM_ANCESTOR_PID"
 """Environment variable with the id of a process: those who inherit it end with that process."""
 
+NODES_VARIABLE = "PRISM_NODES"
+"""Environment of a launcher in a pod: pods of its stage, each with a launcher of its own. Without
+it a launcher runs all replicas as processes of its machine."""
+NODE_RANK_VARIABLE = "PRISM_NODE_RANK"
+"""Environment: index of the launcher's pod, the first is 0."""
+RENDEZVOUS_VARIABLE = "PRISM_RENDEZVOUS"
+"""Environment: `HOST:PORT` of pod 0, where the pods of a stage meet; needed by more than one."""
+
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """RFC 1123 label: what Kubernetes accepts as a name and what is safe in a path."""
 

@@ -17,8 +17,11 @@ MAX_TERMINATION_BYTES = 4096
 """The kubelet cuts what is longer."""
 
 TRAINER_PORT = 8080
-"""Where rank 0 answers GET /progress with a ProgressReport and GET /metrics for Prometheus."""
+TRAINER_PORT_VARIABLE = "PRISM_TRAINER_PORT"
+"""Environment: where rank 0's launcher answers GET /progress with a ProgressReport and GET /metrics
+for Prometheus; without it nothing is served."""
 PROGRESS_PATH = "/progress"
+METRICS_PATH = "/metrics"
 
 
 class StageReport(Contract):

@@ -108,7 +108,12 @@ class Workers(Contract):
     @property
     def world_size(self) -> int:
         """Number of trainer processes."""
-        return self.replicas * max(1, self.gpus_per_replica)
+        return self.replicas * self.processes_per_replica
+
+    @property
+    def processes_per_replica(self) -> int:
+        """Trainer processes of one pod."""
+        return max(1, self.gpus_per_replica)
 
     @model_validator(mode="after")
     def _precision_is_served(self) -> "Workers":

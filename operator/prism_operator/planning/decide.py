@@ -94,7 +94,7 @@ def decide(plan: Plan, policy: FailurePolicy, observed: RunObserved, now: float)
     other = observed.results.get(current.kind)
     if other is not None and _is_of(other, current):
         decision = _settled(
-            current, policy, State.BLOCKED, attempts, _contradiction(other), ExitCode.FOLDER_TAKEN
+            current, policy, State.BLOCKED, attempts, other.contradiction, ExitCode.FOLDER_TAKEN
         )
         strays = _strays(observed)
     else:
@@ -126,14 +126,6 @@ def _proofs(plan: Plan, observed: RunObserved) -> dict[StageKind, StageResult]:
 def _is_of(result: StageResult, step: TrainStep) -> bool:
     """Whether the result is of this very stage of this very run."""
     return result.run.uid == step.run.uid and result.kind == step.kind
-
-
-def _contradiction(result: StageResult) -> str:
-    """Of a result that must neither be built upon nor be replaced unseen."""
-    return (
-        f"{result.kind}: its result (attempt {result.attempt}) was made under other settings, or "
-        "from another checkpoint; undo the change, or start a run of another name"
-    )
 
 
 def _strays(observed: RunObserved, watched: StageKind | None = None) -> tuple[StopAttempt, ...]:
