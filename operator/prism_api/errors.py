@@ -5,6 +5,7 @@ PrismError
 |-- DataError        a data set, row or image that cannot be used (exit 65)
 |-- NonFiniteLoss    loss or gradient is not finite (exit 70)
 |-- RolloutError     rollout servers that do not answer (exit 1: tried again)
+|-- RendezvousError  pods of a stage that do not find each other (exit 1: tried again)
 |-- FolderTaken      the output folder holds something else (exit 73)
 |-- StoreError       an object that is missing, damaged or cannot be written (exit 74)
 |-- RunUnfinished    a run that has no report yet (exit 75)
@@ -64,8 +65,12 @@ class RolloutError(PrismError):
     """Rollout servers that failed for longer than is forgiven; names server and operation."""
 
 
+class RendezvousError(PrismError):
+    """Pods of a stage that do not find each other in time; names where they were to meet."""
+
+
 class FolderTaken(PrismError):
-    """An output folder that holds something else, or stages of other settings; nothing in it was
+    """A folder or store that holds something else, or stages of other settings; nothing in it was
     touched."""
 
     exit_code = ExitCode.FOLDER_TAKEN

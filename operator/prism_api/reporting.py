@@ -21,6 +21,7 @@ TRAINER_PORT_VARIABLE = "PRISM_TRAINER_PORT"
 """Environment: where rank 0's launcher answers GET /progress with a ProgressReport and GET /metrics
 for Prometheus; without it nothing is served."""
 PROGRESS_PATH = "/progress"
+METRICS_PATH = "/metrics"
 
 
 class StageReport(Contract):

@@ -149,3 +149,12 @@ class StageResult(Contract):
     """The last one: what the next stage starts from."""
     evaluation: EvaluationResult | None
     """Absent if none was asked for."""
+
+    @property
+    def contradiction(self) -> str:
+        """What to say of a result that does not fit what is asked for now: it must neither be built
+        upon nor be replaced unseen."""
+        return (
+            f"{self.kind}: its result (attempt {self.attempt}) was made under other settings, or "
+            "from another checkpoint; undo the change, or start a run of another name"
+        )

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PRISM = str(Path(sys.executable).with_name("prism"))
@@ -33,10 +33,17 @@ def prism(*arguments: str | Path) -> Done:
     return _run([PRISM, *map(str, arguments)])
 
 
-def launch(config: Path, work: Path, *options: str) -> Done:
+def launch(
+    config: Path, work: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> Done:
     """One attempt of a stage."""
+    return _run(launch_command(config, work, *options), environment)
+
+
+def launch_command(config: Path, work: Path, *options: str) -> list[str]:
+    """The launcher."""
     command = [sys.executable, "-m", "prism_trainer.launch", *options]
-    return _run([*command, f"--config={config}", f"--work-folder={work}"])
+    return [*command, f"--config={config}", f"--work-folder={work}"]
 
 
 def prism_interrupted(
@@ -69,10 +76,10 @@ def prism_interrupted(
     return subprocess.CompletedProcess(process.args, process.returncode, output, "")
 
 
-def _run(command: list[str]) -> Done:
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> Done:
     return subprocess.run(
         command,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(environment or {})},
         capture_output=True,
         text=True,
         check=False,

@@ -31,15 +31,15 @@ def main() -> None:
         )
     except PrismError as error:
         outcome = Outcome(error.exit_code, str(error))
-    _leave(arguments.work_folder, outcome)
+    _leave(arguments.config, arguments.work_folder, outcome)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m prism_trainer.launch",
         description="Run one attempt of a stage under torchrun.",
-        epilog="Exit codes: 0 done, 64 bad config, 65 bad data, 70 not finite, 74 store, 75 saved; "
-        "anything else: crashed, try again.",
+        epilog="Exit codes: 0 done, 64 bad config, 65 bad data, 70 not finite, "
+        "73 a result of other settings, 74 store, 75 saved; anything else: crashed, try again.",
     )
     parser.add_argument("--config", type=Path, required=True, help="StageConfig as JSON")
     parser.add_argument(
@@ -51,7 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _leave(folder: Path, outcome: Outcome) -> None:
+def _leave(config: Path, folder: Path, outcome: Outcome) -> None:
+    from prism_trainer.termination import write_message
+
+    write_message(config, outcome, os.environ)
     with suppress(OSError):  # the exit code says the most important part
         write_last_words(folder, OUTCOME_FILE, outcome)
     with suppress(OSError):

@@ -10,6 +10,8 @@ from pathlib import Path
 from prism_store.store import store_errors
 
 Row = dict[str, float | str]
+PROGRESS_FILE = "progress.json"
+"""In the work folder: the newest iteration."""
 
 
 class History:

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,14 +58,31 @@ def write_last_words(folder: Path, name: str, outcome: Outcome) -> None:
     os.replace(temporary, path)
 
 
-def combined_outcome(folder: Path, processes: int) -> Outcome:
-    """The outcome of all processes together: the cause rather than its consequences.
+def note_start(folder: Path, rank: int) -> None:
+    """Leave word that this process runs."""
+    with suppress(OSError):
+        (folder / f"started-{rank}").touch()
+
+
+def has_started(folder: Path) -> bool:
+    """Whether any process of the attempt has come to run."""
+    return any(folder.glob("started-*"))
+
+
+def forget_earlier(folder: Path) -> None:
+    """Delete what processes of an earlier attempt left."""
+    for path in [folder / OUTCOME_FILE, *folder.glob("outcome-*.json"), *folder.glob("started-*")]:
+        path.unlink(missing_ok=True)
+
+
+def combined_outcome(folder: Path, ranks: Iterable[int]) -> Outcome:
+    """The outcome of these processes together: the cause rather than its consequences.
 
     A process without an outcome was killed or crashed hard; it counts as crashed unless another one
     gives the reason.
     """
     outcomes = []
-    for rank in range(processes):
+    for rank in ranks:
         path = folder / f"outcome-{rank}.json"
         if path.is_file():
             document = json.loads(path.read_text())

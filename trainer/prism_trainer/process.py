@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,7 @@ class StopSignals:
         self.at_once = False
         self._stop_file: Path | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._at_first = False
+        self._can_save: Callable[[], bool] = lambda: True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -24,18 +25,22 @@ class StopSignals:
         """Make this file when a stop is requested; look at `requested` for one so far."""
         self._stop_file = stop_file
 
-    def end(self, child: subprocess.Popen[bytes], *, at_first: bool = False) -> None:
+    def end(self, child: subprocess.Popen[bytes], can_save: Callable[[], bool]) -> None:
         """Kill this child when the attempt is to end at once, or already when it is asked to stop
-        (`at_first`); even if that was said before."""
-        self._child, self._at_first = child, at_first
-        if self.at_once or (at_first and self.requested):
-            child.kill()
+        and has nothing that it could save; even if that was said before."""
+        self._child, self._can_save = child, can_save
+        if self.requested:
+            self._end_child()
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
         if self.requested or not self._ask():
             self.at_once = True
         self.requested = True
-        if self._child is not None and (self.at_once or self._at_first):
+        self._end_child()
+
+    def _end_child(self) -> None:
+        if self._child is not None and (self.at_once or not self._can_save()):
+            self.at_once = True
             self._child.kill()
 
     def _ask(self) -> bool:

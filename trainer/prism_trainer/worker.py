@@ -15,7 +15,7 @@ from prism_api.exit_codes import ExitCode
 from prism_api.process import die_with_parent, inherited_ancestor
 from prism_store.store import KEEP_FREE, is_full
 from prism_trainer.attempt import read_config
-from prism_trainer.outcome import Outcome, write_outcome
+from prism_trainer.outcome import Outcome, note_start, write_outcome
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent(inherited_ancestor())
     rank = int(os.environ.get("RANK", "0"))
+    note_start(arguments.work_folder, rank)
     outcome = _outcome_of(arguments.config, arguments.work_folder)
     write_outcome(arguments.work_folder, rank, outcome)
     # An error in one process must end its peers, which wait for it: torchrun sees to that.

@@ -11,17 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prism_api.base import parse_json
-from prism_api.errors import SpecError, StoreError
-from prism_api.names import ANCESTOR_VARIABLE, RESULT_FILE, StageKind
-from prism_api.stage_config import StageResult
+from prism_api.names import ANCESTOR_VARIABLE, StageKind
 from prism_operator.local.folder import RunFolder
 from prism_operator.local.servers import with_servers
 from prism_operator.planning.decide import StartAttempt, StopAttempt
 from prism_operator.planning.observation import AttemptObserved, RunObserved
-from prism_operator.planning.plan import Plan, ServeStep, TrainStep
-from prism_store.attempts import attempt_numbers
-from prism_store.store import Store, open_store, store_errors
+from prism_operator.planning.plan import Plan, ServeStep
+from prism_store.results import newest_result
+from prism_store.store import open_store, store_errors
 
 _STOP_GRACE_SECONDS = 600.0
 """A step of a large model and its checkpoint fit in; what takes longer hangs."""
@@ -60,9 +57,9 @@ class LocalExecutor:
         for kind, step in self._steps.items():
             numbers = self._folder.attempts(kind)
             attempts[kind] = tuple(self._attempt(kind, number) for number in numbers)
-            result = _newest_result(open_store(step.stage_uri), step)
-            if result is not None:
-                results[kind] = result
+            stored = newest_result(open_store(step.stage_uri))
+            if stored is not None:
+                results[kind] = stored.result
         return RunObserved(attempts, results, suspend)
 
     def _attempt(self, kind: StageKind, number: int) -> AttemptObserved:
@@ -148,18 +145,6 @@ class LocalExecutor:
         for key, observed in self._observed.items():
             if observed.state == "running":
                 yield key
-
-
-def _newest_result(store: Store, step: TrainStep) -> StageResult | None:
-    """The stage's result, if any attempt has left one; raises StoreError if it cannot be read."""
-    for number in reversed(attempt_numbers(store.names(""))):
-        key = f"a{number}/{RESULT_FILE}"
-        if store.exists(key):
-            try:
-                return parse_json(StageResult, store.get(key), f"{step.stage_uri}/{key}")
-            except SpecError as error:
-                raise StoreError(f"{error}\ndelete the file to do the stage's end again") from None
-    return None
 
 
 def _command(work: Path) -> list[str]:

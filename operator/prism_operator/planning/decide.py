@@ -146,7 +146,7 @@ def decide(
         decision = case.settled(State.CANCELLED, Reason.CANCELLED, "cancelled by its user")
         strays = _strays(observed)
     elif other is not None and _is_of(other, step):
-        text, code = _contradiction(other), ExitCode.FOLDER_TAKEN
+        text, code = other.contradiction, ExitCode.FOLDER_TAKEN
         decision = case.settled(State.BLOCKED, Reason.RESULT_CONTRADICTS, text, code)
         strays = _strays(observed)
     else:
@@ -182,14 +182,6 @@ def _proofs(plan: Plan, observed: RunObserved) -> dict[StageKind, StageResult]:
 def _is_of(result: StageResult, step: TrainStep) -> bool:
     """Whether the result is of this very stage of this very run."""
     return result.run.uid == step.run.uid and result.kind == step.kind
-
-
-def _contradiction(result: StageResult) -> str:
-    """Of a result that must neither be built upon nor be replaced unseen."""
-    return (
-        f"{result.kind}: its result (attempt {result.attempt}) was made under other settings, or "
-        "from another checkpoint; undo the change, or start a run of another name"
-    )
 
 
 def _strays(observed: RunObserved, watched: StageKind | None = None) -> tuple[StopAttempt, ...]:

@@ -9,7 +9,7 @@ from prism_api.names import RESULT_FILE
 from prism_api.stage_config import StageResult
 from prism_store.store import Store
 from prism_trainer.evaluation import check_questions, evaluate
-from prism_trainer.metrics import History, Progress
+from prism_trainer.metrics import PROGRESS_FILE, History, Progress
 from prism_trainer.record import Record, gather_usage
 from prism_trainer.resume import Checkpoints, Position, restore
 from prism_trainer.stages.program import Metrics, Phase, StageContext, StageProgram
@@ -34,7 +34,7 @@ class StageLoop:
         self._position, self._history, self._record = Position(), History(), Record()
         total = sum(phase.steps for phase in program.phases)
         self._total = total
-        path = context.work_folder / "progress.json"
+        path = context.work_folder / PROGRESS_FILE
         self._progress = Progress(path, context.config.kind, total, context.ranks.is_first)
 
     def run(self) -> bool:
