@@ -1,0 +1,210 @@
+"""The player as a whole: in a thread of its own beside a test, or as a process."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from played.api import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    JOBS,
+    LEASES,
+    NODES,
+    PODS,
+    POLICIES,
+    SECRETS,
+    SERVICES,
+    Api,
+    ApiError,
+    Credentials,
+    Json,
+    Kind,
+)
+from played.job_rules import timestamp
+from played.kubelet import Kubelet
+from played.mirror import Change, Listener, Mirror
+from played.pod_status import NODE
+from played.progress_server import ProgressServer
+from played.record import Record
+from played.script import Script
+from played.stage import Stage
+from played.training_operator import TrainingOperator
+from prism_api.names import UID_LABEL
+from prism_api.reporting import TRAINER_PORT
+
+_ONLY_RECORDED = (DEPLOYMENTS, SERVICES, SECRETS, POLICIES)
+_BEAT_S = 10.0
+_LEASES = "kube-node-lease"
+
+
+class Player:
+    """Plays everything that has the label prism.dev/run-uid in a namespace, or in all.
+
+    `with Player(url, credentials, script) as player:` plays in a thread of its own from the moment
+    that it has seen what there is until the block ends; `await player.run()` plays in this loop.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        script: Script,
+        *,
+        namespace: str | None = None,
+        port: int = TRAINER_PORT,
+        record: Record | None = None,
+    ) -> None:
+        self.record = record or Record()
+        """Everything that was seen and sent."""
+        self._url, self._credentials, self._script = url, credentials, script
+        self._namespace = namespace
+        self.port = port
+        """Of GET /progress; 0 becomes a free one."""
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+
+    async def run(self) -> None:
+        """Play until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        async with Api(self._url, self._credentials) as api:
+            stage = Stage(api, self.record)
+            mirrors = self._rehearse(stage)
+            await _raise_node(api)
+            runner = await ProgressServer(self._kubelet.by_ip).start(self.port)
+            self.port = runner.addresses[0][1]
+            following = [asyncio.create_task(mirror.run()) for mirror in mirrors]
+            following.append(asyncio.create_task(_beat(api)))
+            try:
+                await asyncio.gather(*(mirror.synced.wait() for mirror in mirrors))
+                self._ready.set()
+                await asyncio.gather(*following)
+            finally:
+                for task in (*following, *stage.tasks):
+                    task.cancel()
+                await asyncio.gather(*following, *stage.tasks, return_exceptions=True)
+                await runner.cleanup()
+
+    def clear(self, run: str) -> None:
+        """Whatever keeps that run's pods from running is gone."""
+        self._loop.call_soon_threadsafe(self._kubelet.clear, run)
+
+    def _rehearse(self, stage: Stage) -> list[Mirror]:
+        """Who follows what."""
+
+        def mirror(kind: Kind, *listeners: Listener) -> Mirror:
+            told = (self._recorder(kind), *listeners)
+            return Mirror(stage.api, kind, self._namespace, UID_LABEL, _all(told))
+
+        configs = mirror(CONFIG_MAPS)
+        operator = TrainingOperator(stage)
+        self._kubelet = Kubelet(stage, self._script, configs.objects)
+        jobs = mirror(JOBS, operator.job_changed)
+        pods = mirror(PODS, operator.pod_changed, self._kubelet.pod_changed)
+        return [configs, jobs, pods, *map(mirror, _ONLY_RECORDED)]
+
+    def _recorder(self, kind: Kind) -> Listener:
+        def listen(change: Change, thing: Json) -> None:
+            if change == "ADDED":
+                self.record.came(kind.name, thing, time.time())
+            elif change == "DELETED":
+                self.record.went(thing, time.time())
+
+        return listen
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._play, name="player", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure:
+            raise RuntimeError("the player could not start") from self._failure
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._playing.cancel)
+        self._thread.join()
+        if self._failure and error is None:
+            raise RuntimeError("the player broke down") from self._failure
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+    def _play(self) -> None:
+        try:
+            asyncio.run(self._until_cancelled())
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _until_cancelled(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._playing = asyncio.create_task(self.run())
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._playing
+
+
+def _all(listeners: tuple[Listener, ...]) -> Listener:
+    def tell(change: Change, thing: Json) -> None:
+        for listener in listeners:
+            listener(change, thing)
+
+    return tell
+
+
+async def _raise_node(api: Api) -> None:
+    """The node that all played pods are bound to: without one, pod garbage collection removes
+    them."""
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "KubeletReady",
+        "lastHeartbeatTime": timestamp(datetime.now(UTC)),
+        "lastTransitionTime": timestamp(datetime.now(UTC)),
+    }
+    room = {"cpu": "1M", "memory": "1Pi", "pods": "1M", "nvidia.com/gpu": "1M"}
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": NODE},
+        "status": {"conditions": [ready], "capacity": room, "allocatable": room},
+    }
+    try:
+        await api.post(NODES.path(None), node)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        body = {"status": {"conditions": [ready]}}
+        await api.patch(NODES.path(None, NODE, "status"), body)
+
+
+async def _beat(api: Api) -> None:
+    """Renew the node's lease: pods of a node that is not heard of are evicted."""
+    lease: Json = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": NODE},
+        "spec": {"holderIdentity": NODE, "leaseDurationSeconds": 40},
+    }
+    while True:
+        lease["spec"]["renewTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        path = LEASES.path(_LEASES, NODE)
+        params = f"{path}?fieldManager=played&force=true"
+        await api.patch(params, lease, "application/apply-patch+yaml")
+        await asyncio.sleep(_BEAT_S)

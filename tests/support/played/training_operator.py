@@ -1,0 +1,92 @@
+"""The Training Operator: pods for PyTorchJobs, and the jobs' statuses."""
+
+from collections import defaultdict
+from datetime import UTC, datetime
+
+from played.api import JOBS, PODS, Json
+from played.job_rules import JOB_NAME, next_of, pod_of
+from played.mirror import Change, Key, key_of
+from played.stage import Stage
+
+
+class TrainingOperator:
+    """Reconciles each job whenever the job or one of its pods changes, one at a time per job."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._jobs: dict[Key, Json] = {}
+        self._pods: dict[str, dict[str, Json]] = defaultdict(dict)
+        self._expected: set[tuple[str, str]] = set()
+        self._busy: set[Key] = set()
+        self._again: set[Key] = set()
+
+    def job_changed(self, change: Change, job: Json) -> None:
+        """Listener of jobs."""
+        key = key_of(job)
+        if change == "DELETED":
+            self._jobs.pop(key, None)
+            self._pods.pop(job["metadata"]["uid"], None)
+        else:
+            self._jobs[key] = job
+            self._enqueue(key)
+
+    def pod_changed(self, change: Change, pod: Json) -> None:
+        """Listener of pods."""
+        meta = pod["metadata"]
+        owner, job = _owner(pod), meta["labels"].get(JOB_NAME)
+        if owner is None or job is None:
+            return
+        self._expected.discard((owner, meta["name"]))
+        if change == "DELETED":
+            self._pods[owner].pop(meta["name"], None)
+        else:
+            self._pods[owner][meta["name"]] = pod
+        self._enqueue((meta["namespace"], job))
+
+    def _enqueue(self, key: Key) -> None:
+        if key in self._busy:
+            self._again.add(key)
+            return
+        self._busy.add(key)
+        self._stage.start(self._work(key))
+
+    async def _work(self, key: Key) -> None:
+        try:
+            while True:
+                self._again.discard(key)
+                if (job := self._jobs.get(key)) and "deletionTimestamp" not in job["metadata"]:
+                    await self._reconcile(job)
+                if key not in self._again:
+                    return
+        finally:
+            self._busy.discard(key)
+
+    async def _reconcile(self, job: Json) -> None:
+        uid, namespace = job["metadata"]["uid"], job["metadata"]["namespace"]
+        pods = self._pods[uid]
+        step = next_of(job, list(pods.values()), datetime.now(UTC))
+        # Before the pods: what the real one writes when it first sees a job.
+        if step.status is not None:
+            conditions = [each["type"] for each in step.status["conditions"]]
+            await self._stage.set_status(JOBS, job, conditions[-1], step.status)
+        for pod in (pod_of(job, index) for index in step.create):
+            await self._create(uid, pod)
+        for name in step.delete:
+            path, pod_uid = PODS.path(namespace, name), pods[name]["metadata"]["uid"]
+            request = self._stage.api.delete(path, pod_uid)
+            await self._stage.change(PODS, pods[name], "deleted", request)
+
+    async def _create(self, job_uid: str, pod: Json) -> None:
+        """Once; until the pod is seen, or seen to be gone, it counts as there."""
+        expected = (job_uid, pod["metadata"]["name"])
+        if expected in self._expected:
+            return
+        self._expected.add(expected)
+        path = PODS.path(pod["metadata"]["namespace"])
+        if not await self._stage.change(PODS, pod, "created", self._stage.api.post(path, pod)):
+            self._expected.discard(expected)
+
+
+def _owner(thing: Json) -> str | None:
+    owners = thing["metadata"].get("ownerReferences", ())
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
