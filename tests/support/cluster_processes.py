@@ -30,7 +30,8 @@ class ClusterFolder:
 
     def remove(self) -> None:
         """Remove it with all that is in it; nothing may run in it any more."""
-        shutil.rmtree(self.path)
+        # Once the lock's file is gone, another session may take it for left over and help.
+        shutil.rmtree(self.path, ignore_errors=True)
         if self._lock:
             self._lock.close()
 
