@@ -1,1 +1,1 @@
-"""The only code that talks to Kubernetes: observes, stores what was decided, creates and deletes."""
+"""The only code that talks to Kubernetes: observes, stores decisions, creates and deletes."""

@@ -1,8 +1,7 @@
-"""Makes a run's children what they are to be: creates, repairs, deletes, and touches nothing else."""
+"""Makes a run's children what they are to be: creates, repairs, deletes, and no more than that."""
 
 import secrets
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 
 from prism_operator.cluster.cache import Cache, Child, Key, child_of
 from prism_operator.cluster.client import Client, Document

@@ -1,8 +1,8 @@
 """A thin client of the Kubernetes API on aiohttp and orjson.
 
-Not the official one: its asynchronous models cost several times the processor time of a request
-(`make bench-operator` prints both), and an operator's time is mostly spent on these. No retries in here:
-every caller is level-triggered and comes again.
+Not the official one: an operator's processor time is mostly spent on requests, and those of the
+official client cost more (`make bench-operator` prints both). No retries in here: every caller is
+level-triggered and comes again.
 """
 
 import asyncio

@@ -22,7 +22,9 @@ class Connection:
 
     def __init__(self, info: kopf.ConnectionInfo, token_file: Path | None = None) -> None:
         self.url = info.server.rstrip("/")
-        self.ssl: ssl.SSLContext | bool = _ssl_context(info) if info.server[:6] == "https:" else True
+        self.ssl: ssl.SSLContext | bool = (
+            _ssl_context(info) if info.server[:6] == "https:" else True
+        )
         self._token, self._token_file = info.token, token_file
         self._basic = (info.username, info.password) if info.username and info.password else None
         self._read_at = time.monotonic()

@@ -43,7 +43,7 @@ class Hindrances:
         assert record.read is not None
         queue = record.read.run.spec.queue
         if queue is None:
-            return "its PyTorchJob is suspended, and not by this run; set runPolicy.suspend to false"
+            return "its PyTorchJob was suspended by hand; set its runPolicy.suspend to false"
         try:
             await self._client.get(LOCAL_QUEUES.path(record.namespace, queue.name))
         except NotFound:

@@ -1,6 +1,6 @@
-"""Objects of the Kubernetes API as what they show: pure, and tolerant of members that are absent."""
+"""What objects of the Kubernetes API show: pure, and tolerant of absent members."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from prism_api.names import ATTEMPT_LABEL, ROLE_LABEL, STAGE_LABEL, STAGE_ORDER, StageKind
@@ -21,10 +21,10 @@ _DISRUPTED_REASONS = {"Evicted", "NodeLost", "Preempting", "Shutdown", "NodeShut
 def sighting_of(resource: Resource, document: Document) -> Sighting:
     """What an object shows; nothing of those whose existence is all that counts, and of those
     whose labels are not ours."""
-    read = {JOBS: job_seen, PODS: pod_seen, DEPLOYMENTS: servers_seen}.get(resource)
-    if read is None or _kind(document) is None:
+    if _kind(document) is None:
         return None
-    return read(document)
+    read = _READERS.get(resource)
+    return read(document) if read else None
 
 
 def job_seen(document: Document) -> JobSeen:
@@ -84,6 +84,13 @@ def pod_seen(document: Document) -> PodSeen:
         address=str(status.get("podIP") or ""),
         job_uid=next((o["uid"] for o in owners), ""),
     )
+
+
+_READERS: dict[Resource, Callable[[Document], Sighting]] = {
+    JOBS: job_seen,
+    PODS: pod_seen,
+    DEPLOYMENTS: servers_seen,
+}
 
 
 def _ended(containers: Iterable[Document]) -> dict[str, Any]:

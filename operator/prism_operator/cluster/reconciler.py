@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from prism_api.names import StageKind
 from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.caretaker import Caretaker, Refused
@@ -208,10 +207,6 @@ class Reconciler:
 
 def _is_fading(record: RunRecord, job: JobSeen) -> bool:
     """Whether a job is over and may have to go before anything else happens."""
-    attempt = _attempt_of(record.status, job.kind)
+    stage = record.status.stages.get(job.kind)
+    attempt = stage.attempt if stage else None
     return attempt is None or attempt.number != job.attempt or attempt.outcome is not None
-
-
-def _attempt_of(status: PrismRunStatus, kind: StageKind):  # type: ignore[no-untyped-def]
-    stage = status.stages.get(kind)
-    return stage.attempt if stage else None

@@ -54,8 +54,7 @@ class RunRecord:
     refusal: str
     """Why the spec cannot be carried out."""
     is_confirmed: bool = False
-    """Whether it came from the API server itself in answer to a request, not from a watch, which may
-    be behind."""
+    """Whether it came from the API server in answer to a request; a watch may be behind."""
     trouble: str = ""
     """Why what was decided could not be done."""
     failures: int = 0

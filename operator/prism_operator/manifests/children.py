@@ -52,9 +52,7 @@ class Household:
     ttl_seconds: int | None
     wanted: Wanted
 
-    def needed(
-        self, status: PrismRunStatus, seen: ChildrenSeen, now: datetime
-    ) -> Iterator[Needed]:
+    def needed(self, status: PrismRunStatus, seen: ChildrenSeen, now: datetime) -> Iterator[Needed]:
         """Every child that is to be there, and none that is to go."""
         if self._is_expired(status, now):
             return
@@ -167,9 +165,7 @@ def _are_ready(serve: ServeStep | None, seen: ChildrenSeen) -> bool:
     return servers is not None and servers.ready >= serve.rollout.replicas
 
 
-def _has_ended(
-    job: JobSeen, attempt: AttemptStatus, seen: ChildrenSeen, now: datetime
-) -> bool:
+def _has_ended(job: JobSeen, attempt: AttemptStatus, seen: ChildrenSeen, now: datetime) -> bool:
     """Whether a job holds no machines, or may still end by itself."""
     if job.is_finished and all(pod.is_over for pod in seen.gang(job.kind, job.attempt)):
         return True

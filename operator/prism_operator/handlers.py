@@ -1,0 +1,39 @@
+"""kopf's part: it watches PrismRuns and tells the controller; nothing is decided here."""
+
+from typing import Any
+
+import kopf
+
+from prism_api.names import GROUP, PLURAL, VERSION
+from prism_operator.cluster.connection import login
+from prism_operator.cluster.controller import Controller
+
+
+def build_registry(controller: Controller) -> kopf.OperatorRegistry:
+    """Handlers that pass every event of a PrismRun on."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def connect(**_: Any) -> kopf.ConnectionInfo:
+        return login()
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def changed(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
+        document = dict(body)
+        if type == "DELETED":
+            controller.run_deleted(document)
+        else:
+            controller.run_changed(document)
+
+    return registry
+
+
+def build_settings(*, clusterwide: bool, resync_seconds: float) -> kopf.OperatorSettings:
+    """kopf as a pure watcher: it writes nothing, and asks for no right that is not needed."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = not clusterwide
+    settings.watching.server_timeout = resync_seconds
+    settings.watching.connect_timeout = 10.0
+    settings.networking.request_timeout = 30.0
+    return settings
