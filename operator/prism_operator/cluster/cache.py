@@ -4,7 +4,7 @@ Only what decisions need is kept of an object: a thousand runs have to fit a sma
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prism_api.names import UID_LABEL
 from prism_operator.cluster.client import Document
@@ -25,6 +25,8 @@ class Child:
     uid: str
     version: int
     """resourceVersion: a later state of the same object has a larger one."""
+    content: int
+    """Changes when what its author wants of it does: generation, or the version if there is none."""
     owner_uid: str
     """Of its controller."""
     is_deleting: bool
@@ -49,11 +51,18 @@ def child_of(resource: Resource, document: Document) -> Child:
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
+        content=content_of(document),
         owner_uid=next((o["uid"] for o in owners), ""),
         is_deleting="deletionTimestamp" in meta,
         annotations=own,
         seen=sighting_of(resource, document),
     )
+
+
+def content_of(document: Document) -> int:
+    """See Child.content."""
+    meta = document["metadata"]
+    return int(meta.get("generation") or meta["resourceVersion"])
 
 
 class Cache:
@@ -105,6 +114,12 @@ class Cache:
                 news.add(self._drop(run_uid, child.key, child.uid))
         self._gone = {uid: at for uid, at in self._gone.items() if at > version}
         return {uid for uid in news if uid}
+
+    def mark_deleting(self, run_uid: str, child: Child) -> None:
+        """The API server has agreed to delete it."""
+        known = self._runs.get(run_uid, {})
+        if known.get(child.key) is child:
+            known[child.key] = replace(child, is_deleting=True)
 
     def forget(self, run_uid: str) -> None:
         """A run that is gone: garbage collection has its children."""

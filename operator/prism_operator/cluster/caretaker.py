@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterable, Mapping
 
-from prism_operator.cluster.cache import Cache, Child, Key, child_of
+from prism_operator.cluster.cache import Cache, Child, Key, child_of, content_of, run_uid_of
 from prism_operator.cluster.client import Client, Document
 from prism_operator.cluster.errors import (
     AlreadyExists,
@@ -56,12 +56,12 @@ class Caretaker:
             elif self._is_work(record, child, there):
                 await self._repair(record, child, there)
         for there in self._unwanted(record, wanted):
-            await self._delete(there)
+            await self._delete(record, there)
 
     def _is_work(self, record: RunRecord, child: Needed, there: Child | None) -> bool:
         if there is None:
             return child.build is not None
-        is_known = record.checked.get(there.uid) == there.version
+        is_known = record.checked.get(there.uid) == there.content
         return child.is_repaired and not is_known and not there.is_deleting
 
     def _unwanted(self, record: RunRecord, wanted: Mapping[Key, Needed]) -> list[Child]:
@@ -82,21 +82,27 @@ class Caretaker:
         try:
             made = await self._client.create(resource.path(record.namespace), child.build())
         except AlreadyExists:
-            made = await self._adopt(record, resource, name)
+            made = await self._adopt(record, resource, name, child.build())
         except (Forbidden, Invalid, NotFound) as error:
             raise Refused(_remedy(resource, name, error)) from error
         self._cache.put(resource, made)
-        record.checked[made["metadata"]["uid"]] = int(made["metadata"]["resourceVersion"])
+        record.checked[made["metadata"]["uid"]] = content_of(made)
 
-    async def _adopt(self, record: RunRecord, resource: Resource, name: str) -> Document:
-        """What is there already, if it is this run's."""
-        there = await self._client.get(resource.path(record.namespace, name))
+    async def _adopt(
+        self, record: RunRecord, resource: Resource, name: str, manifest: Document
+    ) -> Document:
+        """What is there already, if it is this run's: it was made by an operator that ended before
+        it could know, or somebody took its labels away."""
+        path = resource.path(record.namespace, name)
+        there = await self._client.get(path)
         if child_of(resource, there).owner_uid != record.uid:
             raise Refused(
                 f"{resource} {name} is there already and belongs to somebody else; "
                 "delete or rename it, or give the run another name"
             )
-        return there
+        if run_uid_of(there) == record.uid:
+            return there
+        return await self._client.apply(path, _fenced(manifest, there["metadata"]["uid"]))
 
     async def _create_token(self, read: ReadRun) -> None:
         """Created once and never read: the operator may not."""
@@ -118,22 +124,25 @@ class Caretaker:
             return
         manifest = child.build()
         if differs(manifest, actual):
-            fenced = enforced(manifest)
-            fenced = fenced | {"metadata": fenced["metadata"] | {"uid": there.uid}}
             try:
-                actual = await self._client.apply(path, fenced)
+                actual = await self._client.apply(path, _fenced(manifest, there.uid))
             except Conflict:
                 return
             except (Forbidden, Invalid) as error:
                 raise Refused(_remedy(there.resource, there.name, error)) from error
         self._cache.put(there.resource, actual)
-        record.checked[there.uid] = int(actual["metadata"]["resourceVersion"])
+        record.checked[there.uid] = content_of(actual)
 
-    async def _delete(self, child: Child) -> None:
-        try:
+    async def _delete(self, record: RunRecord, child: Child) -> None:
+        with suppress(NotFound, Conflict):  # it is gone, or is another object by now
             await self._client.delete(child.resource.path(child.namespace, child.name), child.uid)
-        except (NotFound, Conflict):
-            return
+        self._cache.mark_deleting(record.uid, child)
+
+
+def _fenced(manifest: Document, uid: str) -> Document:
+    """To be applied to this very object, and never to create one."""
+    desired = enforced(manifest)
+    return desired | {"metadata": desired["metadata"] | {"uid": uid}}
 
 
 def _misses_token(read: ReadRun, seen: ChildrenSeen) -> bool:

@@ -83,7 +83,7 @@ class Informer:
             page = await self._client.list(
                 self._source.path, UID_LABEL, token=token, metadata=self._source.metadata_only
             )
-            documents += page["items"]
+            documents += page["items"] or ()  # null where there are none
             token = page["metadata"].get("continue", "")
             if not token:
                 break

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from prism_api.names import KIND
 from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.caretaker import Caretaker, Refused
@@ -98,6 +99,9 @@ class Reconciler:
 
     async def _step(self, record: RunRecord) -> float | None:
         now = self._clock()
+        if not record.is_readable:
+            _log.error("%s/%s: %s", record.namespace, record.name, record.refusal)
+            return None
         if record.read is None:
             status = refused(record.status, record.refusal, record.generation, moment(now))
             await self._store(record, status)
@@ -148,8 +152,9 @@ class Reconciler:
     async def _store(self, record: RunRecord, status: PrismRunStatus) -> bool:
         """Write the status if it is another one; whether it was. Fenced: of this very run, as we
         know it."""
-        patch = merge_patch(record.stored, status_document(status))
-        if not patch:
+        wanted = status_document(status)
+        patch = merge_patch(record.stored, wanted)
+        if not patch or patch == record.residue:
             return False
         fence = {"uid": record.uid, "resourceVersion": str(record.version)}
         path = RUNS.path(record.namespace, record.name, "status")
@@ -163,7 +168,11 @@ class Reconciler:
             return True
         before = record.status
         self._confirm(document)
-        self._on_stored(self.records[record.uid], before)
+        record = self.records[record.uid]
+        record.residue = merge_patch(record.stored, wanted)
+        if record.residue:
+            _log.error("the CRD of %s lacks status fields: update it (%s)", KIND, record.residue)
+        self._on_stored(record, before)
         return True
 
     async def _refresh(self, record: RunRecord) -> None:

@@ -18,6 +18,11 @@ from prism_operator.manifests.context import ChildContext
 from prism_operator.planning.plan import Plan, TrainStep, plan
 from prism_operator.planning.sightings import Wanted
 
+_UNREADABLE = (
+    "its status cannot be read; remove what is wrong, or the whole status: what the run has \
+done is found again in the store"
+)
+
 
 @dataclass(frozen=True)
 class ReadRun:
@@ -57,10 +62,17 @@ class RunRecord:
     """Whether it came from the API server in answer to a request; a watch may be behind."""
     trouble: str = ""
     """Why what was decided could not be done."""
+    residue: Document = field(default_factory=dict)
+    """What the API server left out of the status that was written last, as a patch."""
     failures: int = 0
     """Times in a row that the API server could not be asked."""
     checked: dict[str, int] = field(default_factory=dict)
     """Version in which a child was last found as it should be, by its UID."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether what is stored of the run is known, so that it can be built upon."""
+        return not self.refusal.startswith(_UNREADABLE)
 
 
 class RunReader:
@@ -74,7 +86,7 @@ class RunReader:
         meta = document["metadata"]
         generation = meta.get("generation", 0)
         read, refusal = None, ""
-        if before is not None and before.generation == generation:
+        if before is not None and before.generation == generation and before.is_readable:
             read, refusal = before.read, before.refusal
         else:
             try:
@@ -82,6 +94,11 @@ class RunReader:
             except SpecError as error:
                 refusal = str(error)
         stored = document.get("status") or {}
+        status = PrismRunStatus()
+        try:
+            status = parse(PrismRunStatus, stored)
+        except SpecError as error:
+            read, refusal = None, f"{_UNREADABLE}: {error}"
         record = RunRecord(
             uid=meta["uid"],
             namespace=meta["namespace"],
@@ -89,7 +106,7 @@ class RunReader:
             version=int(meta["resourceVersion"]),
             generation=generation,
             is_deleting="deletionTimestamp" in meta,
-            status=_read_status(stored),
+            status=status,
             stored=stored,
             read=read,
             refusal=refusal,
@@ -123,14 +140,6 @@ class RunReader:
             wanted=Wanted(run.spec.suspend, run.spec.cancel, made_of),
         )
         return ReadRun(run, household)
-
-
-def _read_status(stored: Mapping[str, Any]) -> PrismRunStatus:
-    """What cannot be read is as if it were not there: the run finds its results in the store."""
-    try:
-        return parse(PrismRunStatus, stored)
-    except SpecError:
-        return PrismRunStatus()
 
 
 def _with_defaults(images: Images, defaults: Images) -> Images:
