@@ -1,6 +1,7 @@
 """The processes of one stage: who am I, sums over all of us, and nothing else."""
 
 import os
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
@@ -8,13 +9,17 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
-from prism_api.errors import SpecError
+from prism_api.errors import RendezvousError, SpecError
 from prism_api.gpus import gpu_problem
 from prism_api.resources import Rollout, Workers, on_servers
 from prism_api.rollout import LONGEST_WAIT_SECONDS
 
 T = TypeVar("T")
+_LONGEST_START_SECONDS = 600.0
+"""From torchrun's start until a process joins the others: it imports, and loads no model yet."""
 _LONGEST_SAVE_SECONDS = 2 * 3600.0
 """A checkpoint of hundreds of gigabytes, which the first process writes."""
 
@@ -114,8 +119,38 @@ def join(workers: Workers, rollout: Rollout | None = None) -> Ranks:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(device=device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience(rollout))
+    store, rank, world_size = next(rendezvous("env://"))
+    await_peers(store, rank, world_size)
+    store.set_timeout(patience(rollout))
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=patience(rollout),
+    )
     return Ranks(dist.get_rank(), world_size, device)
+
+
+def await_peers(
+    store: Store, rank: int, world_size: int, patience_seconds: float = _LONGEST_START_SECONDS
+) -> None:
+    """Return when all processes have come; raises RendezvousError naming those who have not.
+
+    They come together but for their imports, whereas one that died before it was connected with the
+    others would be waited for as long as a checkpoint takes.
+    """
+    store.set(f"prism-joined-{rank}", "")
+    deadline = time.monotonic() + patience_seconds
+    for peer in range(world_size):
+        left = max(0.001, deadline - time.monotonic())
+        try:
+            store.wait([f"prism-joined-{peer}"], timedelta(seconds=left))
+        except dist.DistError as error:
+            raise RendezvousError(
+                f"process {peer} of {world_size} has not joined within {patience_seconds:g} s; see "
+                "how it, or its pod, ended"
+            ) from error
 
 
 def leave() -> None:
