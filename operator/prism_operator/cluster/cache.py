@@ -26,7 +26,7 @@ class Child:
     version: int
     """resourceVersion: a later state of the same object has a larger one."""
     content: int
-    """Changes when what its author wants of it does: generation, or the version if there is none."""
+    """Changes with what is wanted of it: generation, or the version where there is none."""
     owner_uid: str
     """Of its controller."""
     is_deleting: bool

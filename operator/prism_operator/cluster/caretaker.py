@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from prism_operator.cluster.cache import Cache, Child, Key, child_of, content_of, run_uid_of
 from prism_operator.cluster.client import Client, Document
