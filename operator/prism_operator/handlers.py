@@ -1,5 +1,6 @@
 """kopf's part: it watches PrismRuns and tells the controller; nothing is decided here."""
 
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -9,8 +10,10 @@ from prism_operator.cluster.connection import login
 from prism_operator.cluster.controller import Controller
 
 
-def build_registry(controller: Controller) -> kopf.OperatorRegistry:
-    """Handlers that pass every event of a PrismRun on."""
+def build_registry(
+    controller: Controller, login: Callable[[], kopf.ConnectionInfo] = login
+) -> kopf.OperatorRegistry:
+    """Handlers that pass every event of a PrismRun on; `login` says where kopf connects to."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)

@@ -56,9 +56,9 @@ def login() -> kopf.ConnectionInfo:
     return info
 
 
-def connect() -> Connection:
-    """To the API server that `login` finds."""
-    info = login()
+def connect(info: kopf.ConnectionInfo | None = None) -> Connection:
+    """To a given API server, or to that which `login` finds."""
+    info = info or login()
     in_pod = info.server == "https://kubernetes.default.svc"
     return Connection(info, _TOKEN_FILE if in_pod else None)
 

@@ -1,0 +1,77 @@
+"""Stops the operator dead before and after each single write that it makes in a run of three stages
+with rollouts, and starts it again; then at random moments by SIGKILL of a process of its own;
+`make crash-sweep`.
+
+Every run must end in the state of an undisturbed one, with the same children, none of them created
+twice and none left over, and no pod alive. Prints every point that does not.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from api_cluster import ApiCluster
+from crash_points import Calm, Point, Theatre
+from swept_runs import SCENARIOS, differences, player_of
+
+CRD = Path(__file__).parents[2] / "crds/prismruns.prism.dev.yaml"
+
+
+def main() -> None:
+    """Sweep and kill; exits with 1 if any run ended otherwise."""
+    parser = argparse.ArgumentParser(prog="make crash-sweep", description=__doc__)
+    parser.add_argument("--kills", type=int, default=60, help="by SIGKILL, of all scenarios (60)")
+    parser.add_argument("--seed", type=int, default=0, help="of their moments (0)")
+    parser.add_argument("--at-once", type=int, default=6, help="operators at a time (6)")
+    parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="default: all")
+    asked = parser.parse_args()
+    logging.getLogger("kopf").setLevel(logging.ERROR)
+    with ApiCluster(crds=[CRD]) as cluster, player_of(cluster) as player:
+        theatre = Theatre(cluster, player, asked.at_once)
+        names = asked.scenario or list(SCENARIOS)
+        found = [check(theatre, name, asked.kills // len(names), asked.seed) for name in names]
+        for trouble in player.record.troubles:
+            say(f"the player had trouble: {trouble}")
+    sys.exit(not all(found) or bool(player.record.troubles))
+
+
+def check(theatre: Theatre, scenario: str, kills: int, seed: int) -> bool:
+    """Whether all runs of a scenario end like an undisturbed one."""
+    calm, again = theatre.calm(scenario), theatre.calm(scenario)
+    say(f"\n{scenario}: {len(calm.writes)} writes in {calm.seconds:.1f} s undisturbed")
+    if lost := differences(calm.outcome, again.outcome):
+        say("two undisturbed runs differ already:\n  " + "\n  ".join(lost))
+        return False
+    swept = report("writes", theatre.sweep(scenario, calm), calm)
+    killed = report("SIGKILL", theatre.kills(scenario, calm, kills, seed), calm)
+    return swept and killed
+
+
+def report(how: str, points: Iterable[Point], calm: Calm) -> bool:
+    """Print what came of all points; whether there were some, and all ended as they should."""
+    started, number, bad = time.monotonic(), 0, 0
+    for point in points:
+        if not point.where:
+            continue
+        number += 1
+        bad += bool(point.lost)
+        if point.lost:
+            say(f"  DIFFERS {point.where}\n    " + "\n    ".join(point.lost))
+        elif sys.stdout.isatty():
+            say(f"  {number:4d} {point.seconds:5.1f} s  {point.where}")
+    seconds = time.monotonic() - started
+    say(f"  {how:8} {number:4d} points, {number - bad:4d} end the same, {seconds:4.0f} s")
+    return number > 0 and not bad
+
+
+def say(text: str) -> None:
+    """Print at once, as the whole takes minutes."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
