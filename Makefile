@@ -79,6 +79,14 @@ test-references: setup-references ## Losses, head, adapters and engines against 
 test-rollout: setup-rollout ## Rollouts on real vLLM servers: exact samples and updates, kills, the local runner
 	$(BIN)/pytest -m vllm tests/rollout
 
+.PHONY: cluster-binaries
+cluster-binaries: setup ## Build etcd and Kubernetes for the test cluster, once (needs Go, ten minutes, 5 GB)
+	$(BIN)/python tests/support/cluster_binaries.py
+
+.PHONY: test-cluster
+test-cluster: cluster-binaries ## The operator on a real etcd, API server and controller manager
+	$(BIN)/pytest -m cluster tests/cluster
+
 .PHONY: bench-generate
 bench-generate: setup ## Compare in-process generation with transformers' generate
 	$(BIN)/python tests/benchmarks/bench_generate.py --require 1.4
