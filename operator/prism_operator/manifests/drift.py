@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from prism_operator.manifests.context import Manifest
-from prism_operator.manifests.merge import NAMES
+from prism_operator.manifests.merge import NAMES, QUANTITIES
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     **{field: (key,) for field, key in NAMES.items()},
@@ -19,7 +19,6 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 }
 _OTHERS_ADD = frozenset({"tolerations"})
 """Lists without names to which others add: Kueue its flavor's, to templates that it admits."""
-_QUANTITIES = frozenset({"limits", "requests"})
 _ZERO_COUNTS = frozenset(
     {
         "allowPrivilegeEscalation",
@@ -69,7 +68,7 @@ def _differs(desired: Any, actual: Any, field: str) -> bool:
 def _member_differs(key: str, value: Any, actual: Mapping[str, Any], field: str) -> bool:
     if key not in actual:
         return bool(value) or key in _ZERO_COUNTS
-    if field in _QUANTITIES or key == "sizeLimit":
+    if field in QUANTITIES or key == "sizeLimit":
         return bool(_quantity(value) != _quantity(actual[key]))
     return _differs(value, actual[key], key)
 
