@@ -25,7 +25,10 @@ _ZERO_COUNTS = frozenset(
         "automountServiceAccountToken",
         "emptyDir",
         "enableServiceLinks",
+        "namespaceSelector",
+        "podSelector",
         "replicas",
+        "revisionHistoryLimit",
         "runAsUser",
         "terminationGracePeriodSeconds",
     }
