@@ -85,7 +85,7 @@ def in_namespace(manifests: list[Manifest], namespace: str) -> list[Manifest]:
 
 
 @pytest.mark.parametrize("template", [{}, AWKWARD], ids=["plain", "awkward"])
-def test_every_child_is_accepted_without_a_warning_and_has_not_drifted(
+def test_every_child_is_accepted_and_has_not_drifted(
     cluster: ApiCluster, namespace: str, template: Manifest
 ) -> None:
     """Unknown fields would be errors."""

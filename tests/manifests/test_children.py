@@ -23,7 +23,8 @@ from golden_children import FOLDER
 from prism_api.base import parse_json
 from prism_api.stage_config import StageConfig
 from prism_operator.manifests.context import ATTEMPT_ANNOTATION, Manifest
-from prism_operator.manifests.hashing import HASH_ANNOTATION, template_hash
+from prism_operator.manifests.drift import differs
+from prism_operator.manifests.hashing import HASH_ANNOTATION, has_other_template, template_hash
 from prism_operator.manifests.pytorch_job import build_pytorch_job
 from prism_operator.manifests.rollout_deployment import build_rollout_deployment
 from run_builders import UID
@@ -47,7 +48,7 @@ def environment(manifest: Manifest) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", named_children())
 def test_children_are_the_ones_that_were_reviewed(name: str) -> None:
-    """After an intended change: `python tests/support/golden_children.py`, and look at the diff."""
+    """After an intended change: `make golden`, and look at the diff."""
     written = list(yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text()))
     assert written == named_children()[name]
 
@@ -195,3 +196,15 @@ def test_trainers_have_every_claim_that_their_config_names_once() -> None:
     assert claims == [("claim-0", "data"), ("claim-1", "models")]
     folders = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
     assert (folders["claim-0"], folders["claim-1"]) == ("/pvc/data", "/pvc/models")
+
+
+def test_a_child_of_another_template_is_told_from_one_that_was_edited() -> None:
+    desired = child("Deployment", large_children())
+    before = child("Deployment", large_children(template={}))
+    assert has_other_template(desired, before)
+    edited = child("Deployment", large_children())
+    edited["spec"]["template"]["spec"]["containers"][0]["image"] = "other"
+    assert not has_other_template(desired, edited)
+    assert differs(desired, edited)
+    del edited["metadata"]["annotations"]
+    assert not has_other_template(desired, edited)

@@ -1,4 +1,4 @@
-"""`python tests/support/golden_children.py`: writes what tests/manifests compares children with.
+"""`make golden`: writes what tests/manifests compares children with.
 
 What it writes is reviewed like code: `git diff tests/manifests/golden` says what a change does to
 the objects in a cluster.
