@@ -104,6 +104,7 @@ def test_what_is_taken_away_or_changed_by_hand_is_drift_until_it_is_applied_agai
         "Service": {"spec": {"selector": {"prism.dev/role": "trainer"}}},
         "NetworkPolicy": {"spec": {"ingress": [{}]}},
         "PyTorchJob": {"metadata": {"labels": {"prism.dev/attempt": None}}},
+        "ConfigMap": {"metadata": {"ownerReferences": None}},
     }
     edited = [child for child in children if child["kind"] in by_hand]
     assert len(edited) == len(by_hand)
@@ -112,6 +113,23 @@ def test_what_is_taken_away_or_changed_by_hand_is_drift_until_it_is_applied_agai
         patch(cluster, child, by_hand[child["kind"]])
         assert differs(child, read(cluster, child))
         assert not differs(child, apply(cluster, enforced(child)))
+
+
+def test_an_apply_takes_away_nothing_that_the_creation_wrote(
+    cluster: ApiCluster, namespace: str
+) -> None:
+    """Why a Deployment of another template is deleted and created."""
+    selector = {"spec": {"nodeSelector": {"gpu": "h200"}}}
+    before, after = (
+        next(
+            child
+            for child in large_children(template=template, namespace=namespace)
+            if child["kind"] == "Deployment"
+        )
+        for template in (selector, {})
+    )
+    create(cluster, before)
+    assert pod_template_of(apply(cluster, after))["spec"]["nodeSelector"] == {"gpu": "h200"}
 
 
 def test_a_queued_job_stays_admitted_when_it_is_applied_again(

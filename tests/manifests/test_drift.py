@@ -91,6 +91,14 @@ def test_a_queued_job_is_its_queues_to_suspend() -> None:
     assert at(JOB, place) is True, "nothing was changed in place"
 
 
+def test_a_live_change_waits_for_the_config_map_of_the_next_attempt() -> None:
+    """An apply of other data would be refused for ever."""
+    config_map = next(child for child in CHILDREN if child["kind"] == "ConfigMap")
+    assert not differs(config_map, changed(config_map, ("data", "stage.json"), "{}"))
+    assert differs(config_map, changed(config_map, ("metadata", "labels"), {}))
+    assert "data" in config_map, "it is created with them"
+
+
 def test_a_queues_tolerations_and_node_selectors_are_no_drift() -> None:
     admitted = copy.deepcopy(JOB)
     spec = admitted["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]

@@ -51,13 +51,17 @@ def differs(desired: Manifest, actual: Manifest) -> bool:
 
 
 def enforced(desired: Manifest) -> Manifest:
-    """What is written again when it has drifted: all but whether a queued job is suspended, which
-    is its queue's to say once the job is there."""
+    """What is written again when it has drifted.
+
+    Not whether a queued job is suspended, which is its queue's to say once the job is there; nor
+    the data of an immutable object, which nobody can edit, and of which a live change of the run
+    makes another one for the next attempt only.
+    """
+    if desired.get("immutable"):
+        return {key: value for key, value in desired.items() if key != "data"}
     policy = desired.get("spec", {}).get("runPolicy", {})
-    if "suspend" not in policy:
-        return desired
     kept = {key: value for key, value in policy.items() if key != "suspend"}
-    return desired | {"spec": desired["spec"] | {"runPolicy": kept}}
+    return desired | {"spec": desired["spec"] | {"runPolicy": kept}} if kept != policy else desired
 
 
 def _differs(desired: Any, actual: Any, field: str) -> bool:
