@@ -54,6 +54,10 @@ FIELDS := $(BIN)/python -m prism_operator.field_reference
 fields: setup ## Write docs/fields.md, the reference of all fields, from the models
 	$(FIELDS) > docs/fields.md
 
+.PHONY: golden
+golden: setup ## Write the reviewed children in tests/manifests/golden anew: look at the diff
+	PYTHONPATH=tests/support $(BIN)/python tests/support/golden_children.py
+
 .PHONY: verify
 verify: setup ## Check format, lint, types, import contracts, examples and docs/fields.md
 	$(BIN)/ruff format --check .
