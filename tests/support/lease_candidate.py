@@ -1,7 +1,8 @@
 """One replica of an operator that does nothing but lead.
 
 `python lease_candidate.py URL CA NAMESPACE IDENTITY`, the API's token on stdin. Prints `leads` when
-it begins to; SIGTERM ends it. Its Lease holds for 3 s, its holder renews every 0.5 s and gives up after 2.
+it begins to; SIGTERM ends it. Its Lease holds for 3 s, its holder renews every 0.5 s and gives up
+after 2.
 """
 
 import asyncio
