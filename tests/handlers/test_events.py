@@ -1,6 +1,7 @@
 """Events tell a run's story: what happened, once each, and never a step."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_the_story_of_a_run_is_told_in_order() -> None:
             },
         ),
     ]
-    pairs = zip(statuses, statuses[1:], strict=False)
+    pairs = pairwise(statuses)
     told = [note for before, after in pairs for note in notes_between(before, after)]
     assert [(note.reason, note.type, note.message.split(";")[0]) for note in told] == [
         ("Accepted", "Normal", "the run is valid and planned"),

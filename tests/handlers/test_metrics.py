@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -126,7 +127,7 @@ def test_restarts_are_counted_by_why_the_attempt_before_ended(
         a_status(attempt=4, restarts=Restarts(faults=1, preemptions=1)),
         a_status(attempt=6, restarts=Restarts(faults=3, preemptions=1)),
     ]
-    for before, after in zip(statuses, statuses[1:], strict=False):
+    for before, after in pairwise(statuses):
         metrics.saw_status(before, after)
 
     def count(cause: str) -> float | None:
@@ -144,7 +145,7 @@ def test_gpu_time_adds_up_to_what_the_status_says(seconds: list[float], kind: St
         a_status(kind, gpu_seconds=GpuSeconds(allocated=total, productive=total / 2))
         for total in sorted(seconds)
     ]
-    for before, after in zip(statuses, statuses[1:], strict=False):
+    for before, after in pairwise(statuses):
         metrics.saw_status(before, after)
     for name, total in (("allocated", max(seconds)), ("productive", max(seconds) / 2)):
         labels = {"kind": name, "stage": kind}

@@ -1,7 +1,7 @@
 """What kubelet and Prometheus ask the operator: is it alive, is it ready, what does it measure.
 
-Alive means that the loops move, not that HTTP answers: each loop beats, and has a longest pause that
-is still a sign of life. A standby replica is alive by its election loop alone.
+Alive means that the loops move, not that HTTP answers: each loop beats, and has a longest pause
+that is still a sign of life. A standby replica is alive by its election loop alone.
 """
 
 import time

@@ -79,7 +79,11 @@ class Elector:
         beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`identity` is of one living process only; `beat` is called once per look or renewal."""
+        """`identity` is of one living process only.
+
+        `beat` is called for every look or renewal, whatever comes of it: with any API server at
+        least every 1.5 times `renew_deadline_seconds`.
+        """
         self._api, self._lease, self._identity, self._times = api, lease, identity, times
         self._beat, self._clock = beat, clock
         self._seen: Sighting | None = None
@@ -135,7 +139,7 @@ class Elector:
             if not isinstance(error, Conflict):  # somebody was faster: the next look shows who
                 self._complain(_words(error))
             hint = error.retry_after_seconds if isinstance(error, Throttled) else 0.0
-            return max(hint, self._times.renew_seconds)
+            return max(min(hint, self._times.renew_deadline_seconds), self._times.renew_seconds)
         self._trouble = ""
         return pause
 
@@ -163,7 +167,6 @@ class Elector:
 
     async def _write(self, seen: Sighting, action: Acquire | Renew) -> None:
         sent_at, today = self._clock(), datetime.now(UTC)
-        self._is_current = False  # until there is an answer
         if isinstance(action, Renew) and seen.lease is not None:
             document = renewed(seen.lease, today, self._times)
         else:
@@ -196,7 +199,8 @@ async def lead(elector: Elector, work: Callable[[], Coroutine[Any, Any, None]]) 
     """Wait for the Lease, do the work while it is held, and give it back when the work has ended.
 
     Cancelled, it cancels the work and lets it end under the Lease. Raises LeaseLost at once when
-    the Lease is lost, whatever the work is doing: the process must end then.
+    the Lease is lost, whatever the work is doing: the process must end then, without waiting
+    for it.
     """
     await elector.acquire()
     keeping, working = asyncio.create_task(elector.keep()), asyncio.create_task(work())

@@ -39,7 +39,8 @@ class RunContext:
         return {name: value for name, value in vars(self).items() if value not in ("", None)}
 
 
-_current: ContextVar[RunContext] = ContextVar("run_context", default=RunContext())
+_NO_RUN = RunContext()
+_current: ContextVar[RunContext] = ContextVar("run_context", default=_NO_RUN)
 
 
 @contextmanager
