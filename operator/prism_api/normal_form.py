@@ -6,6 +6,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+
 def normal_form(model: type[BaseModel], document: Any) -> Any:
     """The same document without the nulls that say no more than leaving their fields out would.
 

@@ -37,6 +37,7 @@ EVERY_PART: dict[str, Any] = {
     "spec.stages.rlvr.rollout": {},
     "spec.stages.rlvr.rolloutCorrection": {},
     "spec.stages.rlvr.overlong": {},
+    "spec.stages.rlvr.dynamicSampling": True,
 }
 
 
@@ -152,7 +153,17 @@ def changes(schema: Schema) -> st.SearchStrategy[Changes]:
         st.sampled_from(_MEANT_TOGETHER),
         st.sampled_from([*wrong, *also]),
     )
-    return st.lists(one, min_size=1, max_size=5).map(dict)
+    return st.lists(one, min_size=1, max_size=5).map(_outermost)
+
+
+def _outermost(pairs: list[tuple[str, Any]]) -> Changes:
+    """Without changes within what another one replaces."""
+    changed = dict(pairs)
+    return {
+        path: value
+        for path, value in changed.items()
+        if not any(path.startswith((f"{other}.", f"{other}[")) for other in changed)
+    }
 
 
 _SMALL = (0, 1, 2, 3, 4, 8, 16, 2.0, 1e1, -0.0, 2.5, 2**31 - 1, 2**31, 2**53, 2**63, 1e300)
