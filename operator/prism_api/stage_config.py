@@ -114,7 +114,7 @@ class EvaluationResult(Contract):
     """Responses whose answer the verifier accepts."""
     accuracy: Fraction
     """Share of right answers."""
-    caption_accuracy: Fraction | None
+    caption_accuracy: Fraction | None = None
     """Share of the reference captions' items that responses state at the same place; absent
     without references."""
     format_rate: Fraction
@@ -147,5 +147,5 @@ class StageResult(Contract):
     checkpoint."""
     checkpoint: CheckpointRef
     """The last one: what the next stage starts from."""
-    evaluation: EvaluationResult | None
+    evaluation: EvaluationResult | None = None
     """Absent if none was asked for."""

@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from invalid_documents import ALL, CONTRADICTIONS, Invalid
 from prism_api.base import parse
 from prism_api.immutability import frozen_parts
 from prism_api.names import API_VERSION, PLURAL
+from prism_api.reporting import StageReport
 from prism_api.run import PrismRun
 from prism_api.schema import root_schema
 from prism_api.stages import SftStage
+from prism_api.status import AttemptStatus, Condition, PrismRunStatus, StageStatus, State
+from report_builders import a_result
 from run_builders import REMOVED, Changes, a_document, put
 from schema_cases import Place, a_full_document, changes, places, refused, right, rules
 
@@ -31,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 SPEC = root_schema()["properties"]["spec"]
 PLACES = list(places(SPEC, "spec"))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GENERATED_SPECS = 2000
 
 
@@ -272,6 +277,36 @@ def test_the_operator_can_write_the_status_of_a_run_that_trains(
     written = admin.patch(API_VERSION, PLURAL, runs[True], "default", status, subresource="status")
 
     assert written["status"]["step"] == "3/9"
+
+
+def test_a_whole_status_is_stored_as_it_was_written(
+    admin: AdminClient, runs: dict[bool, str]
+) -> None:
+    stage = StageStatus(
+        state=State.SUCCEEDED,
+        attempt=AttemptStatus(number=1, started_at=NOW, outcome="ended", exit_code=0),
+        metrics={"loss": 0.25, "reward": 1.0},
+        result=StageReport(uri="s3://a/b", digest="a" * 64, result=a_result(evaluation=None)),
+    )
+    accepted = Condition(type="Accepted", status="True", reason="Valid", last_transition_time=NOW)
+    status = PrismRunStatus(
+        conditions=(accepted,), state=State.RUNNING, start_time=NOW, stages={"sft": stage}
+    )
+    patch = {"status": status.model_dump(mode="json", by_alias=True)}
+
+    admin.patch(API_VERSION, PLURAL, runs[True], "default", patch, subresource="status")
+
+    stored = admin.get(API_VERSION, PLURAL, runs[True], "default")["status"]
+    assert parse(PrismRunStatus, stored) == status
+
+
+def test_a_status_that_no_operator_writes_is_refused(
+    admin: AdminClient, runs: dict[bool, str]
+) -> None:
+    patch = {"status": {"state": "Thriving"}}
+
+    with pytest.raises(ApiError, match=r"status\.state: Unsupported value"):
+        admin.patch(API_VERSION, PLURAL, runs[True], "default", patch, subresource="status")
 
 
 @pytest.mark.parametrize("started", [False, True])
