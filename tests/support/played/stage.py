@@ -48,9 +48,10 @@ class Stage:
     ) -> bool:
         """Make a change to an object and record it; false: the object is gone, or there is another
         one of its name."""
-        sent_at = time.time()
         try:
-            await request
+            async with self.api.slots:
+                sent_at = time.time()
+                await request
         except ApiError as error:
             if error.status in (404, 409, 422):
                 return False

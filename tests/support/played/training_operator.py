@@ -69,6 +69,8 @@ class TrainingOperator:
         if step.status is not None:
             conditions = [each["type"] for each in step.status["conditions"]]
             await self._stage.set_status(JOBS, job, conditions[-1], step.status)
+            # What it wrote counts at once: a pod's change may come before the job's.
+            job["status"] = step.status
         for pod in (pod_of(job, index) for index in step.create):
             await self._create(uid, pod)
         for name in step.delete:
