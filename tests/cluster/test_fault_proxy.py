@@ -19,12 +19,13 @@ from fault_proxy import ALL, Fault, FaultProxy, Killed, Moment, Write
 pytestmark = pytest.mark.cluster
 
 Document = dict[str, Any]
+DELAY_S = 0.4
 RESETS = (ConnectionError, http.client.HTTPException)
 
 
 @pytest.fixture
 def proxy(cluster: ApiCluster) -> Iterator[FaultProxy]:
-    with FaultProxy(cluster.url, cluster.certificate_authority, delay_s=0.4) as proxy:
+    with FaultProxy(cluster.url, cluster.certificate_authority, delay_s=DELAY_S) as proxy:
         yield proxy
 
 
@@ -152,11 +153,10 @@ def test_without_faults_requests_and_watches_pass_as_whoever_sent_them(
     [
         (Fault.EVENT_DROPPED, ["two", "three"]),
         (Fault.EVENT_DUPLICATED, ["one", "one", "two", "three"]),
-        (Fault.EVENT_DELAYED, ["one", "two", "three"]),
         (Fault.EVENTS_SWAPPED, ["two", "one", "three"]),
     ],
 )
-def test_events_are_dropped_duplicated_delayed_and_swapped(
+def test_events_are_dropped_duplicated_and_swapped(
     client: Client, proxy: FaultProxy, fault: Fault, seen: list[str]
 ) -> None:
     with client.watching() as watch:
@@ -166,6 +166,17 @@ def test_events_are_dropped_duplicated_delayed_and_swapped(
         wait_for("all events", lambda: len(watch.events()) == len(seen), 10)
         assert watch.events() == added(*seen)
     assert proxy.counts.all == {fault: 1}
+
+
+def test_an_event_is_late_and_all_that_follow(client: Client, proxy: FaultProxy) -> None:
+    with client.watching() as watch:
+        proxy.once(Fault.EVENT_DELAYED, "watch=1")
+        began_s = time.monotonic()
+        for name in ("one", "two"):
+            client.create(name)
+        wait_for("both events", lambda: len(watch.events()) == 2, 10)
+        assert time.monotonic() - began_s > DELAY_S / 2
+        assert watch.events() == added("one", "two")
 
 
 def test_a_stream_is_cut_within_a_line(client: Client, proxy: FaultProxy) -> None:
@@ -244,7 +255,9 @@ def test_a_list_may_be_old_but_an_object_never_is(client: Client, proxy: FaultPr
 
 def test_a_request_is_late(client: Client, proxy: FaultProxy) -> None:
     proxy.once(Fault.REQUEST_DELAYED)
+    began_s = time.monotonic()
     assert client.create("one")[0] == 201
+    assert time.monotonic() - began_s > DELAY_S / 2
     assert proxy.counts.all == {Fault.REQUEST_DELAYED: 1}
 
 

@@ -104,6 +104,6 @@ class Dice:
         self.counts.all[fault] += 1
         self.counts.in_flight[fault] += self._busy()
 
-    def up_to(self, seconds: float) -> float:
-        """How long a delay lasts."""
-        return self._random.uniform(0, seconds)
+    def delay(self, longest_s: float) -> float:
+        """How long one lasts: half the longest at least."""
+        return self._random.uniform(longest_s / 2, longest_s)

@@ -209,7 +209,7 @@ class FaultProxy:
             return self._refusal(fault)
         if fault is Fault.REQUEST_DELAYED:
             self._dice.count(fault)
-            await asyncio.sleep(self._dice.up_to(self._delay_s))
+            await asyncio.sleep(self._dice.delay(self._delay_s))
         answer = await self._made(request, body, write)
         if request.method == "GET" and answer.is_list:
             answer = self._maybe_old(_identity(request), answer, fault)

@@ -57,7 +57,7 @@ async def disturbed(
             if fault is Fault.STREAM_CUT:
                 raise Cut(line[: len(line) // 2])
             if fault is Fault.EVENT_DELAYED:
-                await asyncio.sleep(dice.up_to(delay_s))
+                await asyncio.sleep(dice.delay(delay_s))
             if fault is Fault.EVENT_DUPLICATED:
                 yield line
             if fault is not Fault.EVENT_DROPPED:

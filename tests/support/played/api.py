@@ -20,7 +20,7 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON = "application/json"
 
 _AGAIN = frozenset({429, 500, 502, 503, 504})
-_TRIES = 40
+_TRIES = 240
 _PAUSE_S = 0.25
 
 

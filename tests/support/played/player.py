@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
+from played.actions import Actions
 from played.api import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -31,7 +32,6 @@ from played.pod_status import NODE
 from played.progress_server import ProgressServer
 from played.record import Record
 from played.script import Script
-from played.stage import Stage
 from played.training_operator import TrainingOperator
 from prism_api.names import UID_LABEL
 from prism_api.reporting import TRAINER_PORT
@@ -71,8 +71,8 @@ class Player:
         """Play until cancelled."""
         self._loop = asyncio.get_running_loop()
         async with Api(self._url, self._credentials) as api:
-            stage = Stage(api, self.record)
-            mirrors = self._rehearse(stage)
+            actions = Actions(api, self.record)
+            mirrors = self._rehearse(actions)
             await _raise_node(api)
             runner = await ProgressServer(self._kubelet.by_ip).start(self.port)
             self.port = runner.addresses[0][1]
@@ -83,25 +83,25 @@ class Player:
                 self._ready.set()
                 await asyncio.gather(*following)
             finally:
-                for task in (*following, *stage.tasks):
+                for task in (*following, *actions.tasks):
                     task.cancel()
-                await asyncio.gather(*following, *stage.tasks, return_exceptions=True)
+                await asyncio.gather(*following, *actions.tasks, return_exceptions=True)
                 await runner.cleanup()
 
     def clear(self, run: str) -> None:
         """Whatever keeps that run's pods from running is gone."""
         self._loop.call_soon_threadsafe(self._kubelet.clear, run)
 
-    def _rehearse(self, stage: Stage) -> list[Mirror]:
+    def _rehearse(self, actions: Actions) -> list[Mirror]:
         """Who follows what."""
 
         def mirror(kind: Kind, *listeners: Listener) -> Mirror:
             told = (self._recorder(kind), *listeners)
-            return Mirror(stage.api, kind, self._namespace, UID_LABEL, _all(told))
+            return Mirror(actions.api, kind, self._namespace, UID_LABEL, _all(told))
 
         configs = mirror(CONFIG_MAPS)
-        operator = TrainingOperator(stage)
-        self._kubelet = Kubelet(stage, self._script, configs.objects)
+        operator = TrainingOperator(actions)
+        self._kubelet = Kubelet(actions, self._script, configs.objects)
         jobs = mirror(JOBS, operator.job_changed)
         pods = mirror(PODS, operator.pod_changed, self._kubelet.pod_changed)
         return [configs, jobs, pods, *map(mirror, _ONLY_RECORDED)]

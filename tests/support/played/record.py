@@ -67,6 +67,8 @@ class Record:
         """In order of their answers."""
         self.ran: dict[str, Ran] = {}
         """By the UID of the pod."""
+        self.refused: list[str] = []
+        """Why pods could not be created: quotas, policies."""
         self.troubles: list[str] = []
         """Errors of the player itself; a test that trusts it sees that there are none."""
         self._file = file

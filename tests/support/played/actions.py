@@ -1,5 +1,4 @@
-"""What the players of one cluster share: the API, the record, and tasks that do not fail in
-silence."""
+"""Changes to a cluster, recorded, and tasks that do not fail in silence."""
 
 import asyncio
 import time
@@ -14,8 +13,8 @@ from played.record import Record, Sent
 
 
 @dataclass
-class Stage:
-    """Where a player acts."""
+class Actions:
+    """What a player does to a cluster."""
 
     api: Api
     record: Record
@@ -53,7 +52,7 @@ class Stage:
                 sent_at = time.time()
                 await request
         except ApiError as error:
-            if error.status in (404, 409, 422):
+            if error.status in (404, 409):
                 return False
             raise
         meta = thing["metadata"]
