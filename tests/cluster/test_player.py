@@ -1,11 +1,13 @@
 """The player behaves as Training Operator, scheduler and kubelet do, through the real API."""
 
+import asyncio
 import http.client
 import json
 import math
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,14 @@ import pytest
 
 from api_cluster import ApiCluster, wait_for
 from played import (
+    Api,
     CrashLoop,
     Evicted,
     Exit,
     Obstacle,
     Part,
     Player,
+    Record,
     Script,
     Trainer,
     Vanished,
@@ -28,6 +32,8 @@ from played import (
     bad_days,
     from_kubeconfig,
 )
+from played.actions import Actions
+from played.api import PODS
 from prism_api.base import parse_json
 from prism_api.reporting import ProgressReport, StageReport
 from prism_operator.planning.plan import TrainStep
@@ -302,6 +308,28 @@ def test_progress_advances_at_the_pods_own_address(cluster: ApiCluster, namespac
         wait_for("a later step", lambda: progress().step > early.step, 10)
         wait_for("the step where it hangs", lambda: progress().step == 40, 10)
         assert phase(cluster, namespace, f"{job}-worker-0") == "Running"
+
+
+def test_a_status_is_not_written_to_another_pod_of_the_same_name(
+    cluster: ApiCluster, namespace: str
+) -> None:
+    made = cluster.admin.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "pod", "namespace": namespace},
+            "spec": {"containers": [{"name": "main", "image": "none"}]},
+        }
+    )
+    former = made | {"metadata": made["metadata"] | {"uid": str(uuid.uuid4())}}
+
+    async def write(thing: Document) -> bool:
+        async with Api(*from_kubeconfig(cluster.admin_kubeconfig)) as api:
+            return await Actions(api, Record()).set_status(PODS, thing, "", {"message": "hello"})
+
+    assert not asyncio.run(write(former))
+    assert "message" not in cluster.admin.get("v1", "pods", "pod", namespace)["status"]
+    assert asyncio.run(write(made))
 
 
 @pytest.mark.parametrize("fault", ["refused", "silent", "rubbish"])

@@ -52,7 +52,8 @@ class Actions:
                 sent_at = time.time()
                 await request
         except ApiError as error:
-            if error.status in (404, 409):
+            # Another UID is no conflict to the API server: a field that never changes is changed.
+            if error.status in (404, 409) or "metadata.uid" in str(error):
                 return False
             raise
         meta = thing["metadata"]
