@@ -1,18 +1,14 @@
 """`python -m prism_operator`: the operator."""
 
 import asyncio
-import logging
 import os
 import sys
 
 from prism_api.errors import PrismError
 from prism_operator.cluster.connection import login
-from prism_operator.cluster.leadership import LeaseLost
 from prism_operator.cluster.logs import setup_logs
 from prism_operator.cluster.settings import read_settings
 from prism_operator.operate import operate
-
-_log = logging.getLogger("prism_operator")
 
 
 def main() -> None:
@@ -21,10 +17,6 @@ def main() -> None:
         settings = read_settings(sys.argv[1:], os.environ)
         setup_logs(settings.log_format, settings.log_level)
         asyncio.run(operate(settings, login))
-    except LeaseLost as error:
-        _log.error("%s", error)
-        # Another process may lead by now: nothing of this one may be sent any more.
-        os._exit(1)
     except PrismError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)

@@ -1,6 +1,8 @@
 """One operator process: wait for the Lease, work while it is held, give it back."""
 
 import asyncio
+import logging
+import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,24 +16,26 @@ from prism_operator.cluster.connection import Connection
 from prism_operator.cluster.controller import BEAT_SECONDS, Controller, Pace, Scope
 from prism_operator.cluster.health import Health, Role, health_app, serve_health
 from prism_operator.cluster.herald import Herald
-from prism_operator.cluster.leadership import Elector, LeaseName, lead
+from prism_operator.cluster.leadership import Elector, LeaseLost, LeaseName, lead
 from prism_operator.cluster.metrics import Metrics, setup_metrics
 from prism_operator.cluster.resources import plural_of
 from prism_operator.cluster.settings import OperatorSettings
 from prism_operator.handlers import build_registry, build_settings
+
+_log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 60.0
 """A loop that has not moved for so long is dead, whatever it says."""
 
 
 async def operate(settings: OperatorSettings, connect: Callable[[], kopf.ConnectionInfo]) -> None:
-    """Until SIGTERM or SIGINT. Raises LeaseLost at once when another process may lead."""
+    """Until SIGTERM or SIGINT. The process ends at once when another one may lead."""
     registry = CollectorRegistry()
     metrics, health = setup_metrics(registry), Health()
     elector_client = Client(Connection.of(connect()))
     lease = LeaseName(settings.pod_namespace, settings.lease_name)
-    beat = health.watch("leader election", _PATIENCE_SECONDS)
     times = settings.lease_times
+    beat = health.watch("leader election", 2 * times.lease_seconds)
     elector = Elector(elector_client, lease, settings.pod_name, times, beat=beat)
 
     async def work() -> None:
@@ -49,6 +53,10 @@ async def operate(settings: OperatorSettings, connect: Callable[[], kopf.Connect
         try:
             with suppress(asyncio.CancelledError):
                 await lead(elector, work)
+        except LeaseLost as error:
+            _log.error("%s", error)
+            # Another process may lead by now: nothing of this one may be sent any more.
+            os._exit(1)
         finally:
             await elector_client.close()
 
