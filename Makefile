@@ -54,14 +54,26 @@ FIELDS := $(BIN)/python -m prism_operator.field_reference
 fields: setup ## Write docs/fields.md, the reference of all fields, from the models
 	$(FIELDS) > docs/fields.md
 
+.PHONY: golden
+golden: setup ## Write the reviewed children in tests/manifests/golden anew: look at the diff
+	PYTHONPATH=tests/support $(BIN)/python tests/support/golden_children.py
+
+CRD := crds/prismruns.prism.dev.yaml
+WRITE_CRD := $(BIN)/python -m prism_operator.crd
+
+.PHONY: crds
+crds: setup ## Write the CustomResourceDefinition in crds/ from the models
+	$(WRITE_CRD) > $(CRD)
+
 .PHONY: verify
-verify: setup ## Check format, lint, types, import contracts, examples and docs/fields.md
+verify: setup ## Check format, lint, types, import contracts, examples, docs/fields.md and crds/
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@for file in examples/*.yaml; do $(BIN)/prism validate $$file || exit 1; done
 	@$(FIELDS) | diff docs/fields.md - || { echo "docs/fields.md is not what the models say: run make fields"; exit 1; }
+	@$(WRITE_CRD) | diff $(CRD) - || { echo "$(CRD) is not what the models say: run make crds"; exit 1; }
 
 .PHONY: test
 test: setup ## Run the tests that take minutes in all

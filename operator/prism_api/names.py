@@ -41,9 +41,6 @@ NODE_RANK_VARIABLE = "PRISM_NODE_RANK"
 RENDEZVOUS_VARIABLE = "PRISM_RENDEZVOUS"
 """Environment: `HOST:PORT` of pod 0, where the pods of a stage meet; needed by more than one."""
 
-ADDRESSING_STYLE_VARIABLE = "PRISM_S3_ADDRESSING_STYLE"
-"""Environment: storage.addressingStyle; boto3 has no variable for it. Absent: auto."""
-
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """RFC 1123 label: what Kubernetes accepts as a name and what is safe in a path."""
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
@@ -51,3 +48,6 @@ DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?
 
 MAX_RUN_NAME = 40
 """Child names append stage, attempt and a replica index and must stay within 63 characters."""
+
+ADDRESSING_STYLE_VARIABLE = "PRISM_S3_ADDRESSING_STYLE"
+"""Environment: storage.addressingStyle; boto3 has no variable for it. Absent: auto."""

@@ -6,15 +6,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-_EXACT = 2**53
-"""Below, every whole number has its own float64."""
-
 
 def normal_form(model: type[BaseModel], document: Any) -> Any:
-    """The same document, with two ways of writing a thing made one.
+    """The same document without the nulls that say no more than leaving their fields out would.
 
-    A null says the same as leaving the field out, but for fields that are required or have a use
-    for null; 100.0 is the whole number 100.
+    Kept are those of fields that are required, which are then refused, or that have a use for it.
     """
     if not isinstance(document, dict):
         return document
@@ -34,8 +30,6 @@ def _value(annotation: Any, value: Any) -> Any:
     kind = _without_null(annotation)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return normal_form(kind, value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value) if abs(value) < _EXACT else value
     if get_origin(kind) is tuple and isinstance(value, list):
         return [_value(get_args(kind)[0], entry) for entry in value]
     if get_origin(kind) is dict and isinstance(value, dict):

@@ -10,7 +10,7 @@ _REST = "://[A-Za-z0-9._~/=%-]+$"
 MODEL_URI = f"^(hf|s3|pvc|file|builtin){_REST}"
 DATA_URI = f"^(s3|pvc|file|builtin){_REST}"
 STORE_URI = f"^(s3|file){_REST}"
-HTTP_URL = "^https?://"
+HTTP_URL = "^https?://[!-~]+$"
 UID = "^[0-9a-f-]{8,64}$"
 SHA256 = "^[0-9a-f]{64}$"
 OBJECT_PATH = rf"^{_FILE_NAME}(/{_FILE_NAME})*$"
@@ -26,7 +26,7 @@ IN_WORDS: Mapping[str, str] = {
     DATA_URI: "file://FILE, builtin://SET/FILE, s3://BUCKET/FILE or pvc://CLAIM/FILE, "
     f"{_CHARACTERS}",
     STORE_URI: f"s3://BUCKET/PREFIX or file://FOLDER, {_CHARACTERS}",
-    HTTP_URL: "a URL that starts with http:// or https://",
+    HTTP_URL: "a URL that starts with http:// or https://, of visible ASCII characters",
     UID: "8 to 64 characters: digits, a to f, dashes",
     SHA256: "a SHA-256 as 64 hexadecimal digits in lower case",
     OBJECT_PATH: "a relative path of letters, digits and . _ - with / between names, without ..",

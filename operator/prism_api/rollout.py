@@ -14,7 +14,8 @@ from prism_api.errors import FieldProblem, SpecError
 from prism_api.resources import Rollout, Workers
 
 URLS_VARIABLE = "PRISM_ROLLOUT_URLS"
-"""Environment: addresses of the stage's servers, separated by commas."""
+"""Environment: URLs of the stage's servers, separated by commas; the host of one may be a name that
+has several addresses, each of a server of its own."""
 TOKEN_VARIABLE = "PRISM_ROLLOUT_TOKEN"
 """Environment: the bearer token itself (from a Secret)."""
 TOKEN_FILE_VARIABLE = "PRISM_ROLLOUT_TOKEN_FILE"

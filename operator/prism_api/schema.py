@@ -142,9 +142,18 @@ def _field(field: Schema, expand: Expand) -> Schema:
         schema["enum"] = [field["const"]]
     if "items" in field:
         schema["items"] = expand(field["items"])
+    if field.get("type") == "integer" and "maximum" in schema:
+        schema["x-kubernetes-validations"] = [_whole_number(schema["maximum"])]
     if field.get("format") == "date-time":
         schema["format"] = "date-time"
     return schema | _values(field, expand)
+
+
+def _whole_number(maximum: int) -> Schema:
+    """Refuses 2.0, which JSON schema has for an integer and CEL for none, so that other rules would
+    refuse it wherever they read the field, and only there."""
+    message = "is written with a decimal point; give a whole number"
+    return {"rule": f"self <= {maximum}", "message": message}
 
 
 def _or_null(schema: Schema) -> Schema:

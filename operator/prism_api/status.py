@@ -61,14 +61,14 @@ class AttemptStatus(Contract):
     started_at: datetime
     """When the operator decided to start it."""
     admitted_at: datetime | None = None
-    """When it left the queue; without a queue, when it started."""
-    job_uid: str | None = None
-    """UID of its PyTorchJob; what has another one is not this attempt."""
-    gang: str | None = None
-    """Digest of the UIDs of all its trainer pods, once all were there: a pod that is replaced ends
-    the attempt."""
+    """When it left the queue for the last time; without a queue, when it started."""
     trainer_started_at: datetime | None = None
-    """When all its trainer pods ran."""
+    """When all its trainer pods had got to run. Before that nothing has trained: a PyTorchJob that
+    is deleted by hand is made again."""
+    job_uid: str | None = None
+    """UID of its PyTorchJob then; what has another one is not this attempt."""
+    gang: str | None = None
+    """Digest of the UIDs of its trainer pods then: a pod that is replaced ends the attempt."""
     stepped_at: datetime | None = None
     """When its first step was seen."""
     stopping: str = ""

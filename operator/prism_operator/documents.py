@@ -16,6 +16,8 @@ _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 _MAX_INT_BITS = 64
 """More digits fit no field, and very many cannot even be shown."""
+_EXACT = 2**53
+"""Below, every whole number has its own float64."""
 _KEY_TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "merge")
 }
@@ -23,7 +25,7 @@ _BEGINNING = f"give a PrismRun: apiVersion: {API_VERSION}, kind: {KIND}, metadat
 
 
 class _Loader(yaml.SafeLoader):
-    """As Kubernetes reads YAML: 1e-5 is a number, and a key may occur once."""
+    """As Kubernetes reads YAML: 1e-5 is a number, 100.0 is 100, and a key may occur once."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """The value of a node; what is none, such as the 31st of June, is an error with a place."""
@@ -33,6 +35,8 @@ class _Loader(yaml.SafeLoader):
                 raise ValueError
             if isinstance(value, str):
                 value.encode()  # half a surrogate pair is no text
+            if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+                return int(value)  # what kubectl sends
             return value
         except (ValueError, LookupError, AttributeError):
             problem = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"

@@ -6,19 +6,18 @@ from typing import Any
 import kopf
 
 from prism_api.names import GROUP, PLURAL, VERSION
-from prism_operator.cluster.connection import login
 from prism_operator.cluster.controller import Controller
 
 
 def build_registry(
-    controller: Controller, login: Callable[[], kopf.ConnectionInfo] = login
+    controller: Controller, connect: Callable[[], kopf.ConnectionInfo]
 ) -> kopf.OperatorRegistry:
-    """Handlers that pass every event of a PrismRun on; `login` says where kopf connects to."""
+    """Handlers that pass every event of a PrismRun on."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def connect(**_: Any) -> kopf.ConnectionInfo:
-        return login()
+    def credentials(**_: Any) -> kopf.ConnectionInfo:
+        return connect()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def changed(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002

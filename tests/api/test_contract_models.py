@@ -56,6 +56,36 @@ def test_documents_use_camel_case(model: type[Contract]) -> None:
     assert [field.alias for field in model.model_fields.values() if "_" in str(field.alias)] == []
 
 
+NOT_GIVEN = {
+    "spec.seed": None,
+    "spec.suspend": None,
+    "spec.workers": {"replicas": None, "template": None},
+    "spec.failurePolicy": None,
+    "spec.stages.sft.batchSize": None,
+    "spec.stages.sft.trainVisionTower": None,
+    "spec.stages.align.discriminator.warmup": {"learningRate": None},
+}
+
+
+def test_a_null_says_the_same_as_leaving_the_field_out() -> None:
+    changes = {"spec.workers": {}, "spec.stages.align.discriminator.warmup": {}}
+
+    assert a_prism_run(NOT_GIVEN) == a_prism_run(changes)
+
+
+def test_a_null_for_a_field_that_has_a_use_for_it_is_kept() -> None:
+    rlvr = a_prism_run({"spec.stages.rlvr.overlong": None}).spec.stages.rlvr
+
+    assert rlvr is not None
+    assert "overlong" in rlvr.model_fields_set
+
+
+def test_a_null_within_a_pod_template_is_kept() -> None:
+    template = {"spec": {"priorityClassName": None}}
+
+    assert a_prism_run({"spec.workers.template": template}).spec.workers.template == template
+
+
 def test_a_run_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         a_prism_run().spec.seed = 1

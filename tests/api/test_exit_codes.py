@@ -3,7 +3,7 @@
 import pytest
 
 from prism_api import errors
-from prism_api.exit_codes import NEEDS_HELP, PERMANENT, ExitCode
+from prism_api.exit_codes import NEEDS_HELP, PERMANENT, WORST_FIRST, ExitCode, meaning_of
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,17 @@ def test_no_two_kinds_that_end_a_stage_share_a_code() -> None:
 def test_only_what_would_fail_again_is_permanent() -> None:
     assert {int(code) for code in PERMANENT} == {64, 65, 70}
     assert {int(code) for code in NEEDS_HELP} == {74}
+
+
+def test_of_several_codes_the_cause_comes_first() -> None:
+    assert [int(code) for code in WORST_FIRST] == [64, 65, 70, 73, 74, 1, 75, 0]
+
+
+@pytest.mark.parametrize("code", [None, -9, 2, 3, 66, 137, 143])
+def test_whatever_is_not_in_the_contract_is_a_crash(code: int | None) -> None:
+    assert meaning_of(code) is ExitCode.CRASHED
+
+
+@pytest.mark.parametrize("code", list(ExitCode))
+def test_what_is_in_the_contract_means_itself(code: ExitCode) -> None:
+    assert meaning_of(int(code)) is code

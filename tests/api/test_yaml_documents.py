@@ -56,7 +56,20 @@ def test_another_text_for_a_number_is_not_told_to_lose_its_quotes(tmp_path: Path
 def test_a_number_for_a_text_says_to_quote_it(tmp_path: Path) -> None:
     message = refused(written(tmp_path, "name: run", "name: 1e3"))
 
-    assert "metadata.name: 1000.0 is not valid; give a text (quote it" in message
+    assert "metadata.name: 1000 is not valid; give a text (quote it" in message
+
+
+@pytest.mark.parametrize("number", ["100.0", "1e2", "100."])
+def test_a_whole_number_with_a_decimal_point_is_what_kubectl_makes_of_it(
+    tmp_path: Path, number: str
+) -> None:
+    assert read_run(written(tmp_path, "seed: 12345", f"seed: {number}")).spec.seed == 100
+
+
+def test_a_number_that_is_not_whole_stays_what_it_is(tmp_path: Path) -> None:
+    message = refused(written(tmp_path, "seed: 12345", "seed: 100.5"))
+
+    assert "spec.seed: 100.5 is not valid; give a whole number" in message
 
 
 @pytest.mark.parametrize(

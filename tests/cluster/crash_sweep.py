@@ -60,7 +60,7 @@ def report(how: str, points: Iterable[Point], calm: Calm) -> bool:
         bad += bool(point.lost)
         if point.lost:
             say(f"  DIFFERS {point.where}\n    " + "\n    ".join(point.lost))
-        elif sys.stdout.isatty():
+        elif True:
             say(f"  {number:4d} {point.seconds:5.1f} s  {point.where}")
     seconds = time.monotonic() - started
     say(f"  {how:8} {number:4d} points, {number - bad:4d} end the same, {seconds:4.0f} s")

@@ -1,26 +1,39 @@
 """The player behaves as Training Operator, scheduler and kubelet do, through the real API."""
 
+import asyncio
 import http.client
+import json
 import math
+import os
+import subprocess
+import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api_cluster import ApiCluster, wait_for
 from played import (
+    Api,
     CrashLoop,
     Evicted,
     Exit,
     Obstacle,
     Part,
     Player,
+    Record,
     Script,
+    Trainer,
     Vanished,
     all_well,
+    bad_days,
     from_kubeconfig,
 )
+from played.actions import Actions
+from played.api import PODS
 from prism_api.base import parse_json
 from prism_api.reporting import ProgressReport, StageReport
 from prism_operator.planning.plan import TrainStep
@@ -31,6 +44,7 @@ pytestmark = pytest.mark.cluster
 Document = dict[str, Any]
 WELL = Part(0.02, 0.02, 0.2, stop_s=0.1)
 STAYS = replace(WELL, run_s=math.inf)
+SUPPORT = Path(__file__).parents[1] / "support"
 JOBS = ("kubeflow.org/v1", "pytorchjobs")
 
 
@@ -235,6 +249,7 @@ def test_a_vanished_pod_is_replaced_under_its_name(cluster: ApiCluster, namespac
         _, job = started(cluster, namespace)
         ends(cluster, namespace, job, "Succeeded")
     assert len(player.record.uids("Pod", f"{job}-worker-0")) == 2
+    assert ("vanished", None) in last_changes(player, f"{job}-worker-0")
     assert list(player.record.created_twice("Pod")) == [f"{namespace}/{job}-worker-0"]
 
 
@@ -293,6 +308,105 @@ def test_progress_advances_at_the_pods_own_address(cluster: ApiCluster, namespac
         wait_for("a later step", lambda: progress().step > early.step, 10)
         wait_for("the step where it hangs", lambda: progress().step == 40, 10)
         assert phase(cluster, namespace, f"{job}-worker-0") == "Running"
+
+
+def test_a_status_is_not_written_to_another_pod_of_the_same_name(
+    cluster: ApiCluster, namespace: str
+) -> None:
+    made = cluster.admin.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "pod", "namespace": namespace},
+            "spec": {"containers": [{"name": "main", "image": "none"}]},
+        }
+    )
+    former = made | {"metadata": made["metadata"] | {"uid": str(uuid.uuid4())}}
+
+    async def write(thing: Document) -> bool:
+        async with Api(*from_kubeconfig(cluster.admin_kubeconfig)) as api:
+            return await Actions(api, Record()).set_status(PODS, thing, "", {"message": "hello"})
+
+    assert not asyncio.run(write(former))
+    assert "message" not in cluster.admin.get("v1", "pods", "pod", namespace)["status"]
+    assert asyncio.run(write(made))
+
+
+@pytest.mark.parametrize("fault", ["refused", "silent", "rubbish"])
+def test_progress_may_not_be_had(cluster: ApiCluster, namespace: str, fault: Any) -> None:
+    with playing(cluster, namespace, replace(STAYS, progress=fault)) as player:
+        _, job = started(cluster, namespace)
+        wait_for("its pod", runs(cluster, namespace, f"{job}-worker-0"), 10)
+        ip = pod(cluster, namespace, f"{job}-worker-0")["status"]["podIP"]
+        connection = http.client.HTTPConnection(ip, player.port, timeout=0.5)
+        connection.request("GET", "/progress")
+        try:
+            answer = connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            answer = type(error).__name__
+        connection.close()
+    seen = {"refused": "RemoteDisconnected", "silent": "TimeoutError"}
+    assert answer == seen.get(fault, "<html>no such thing</html>")
+    assert not player.record.troubles
+
+
+def test_pods_wait_for_a_quota_that_allows_them(cluster: ApiCluster, namespace: str) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none", "namespace": namespace},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    cluster.admin.create(quota)
+    wait_for(
+        "the quota", lambda: cluster.admin.get("v1", "resourcequotas", "none", namespace)["status"]
+    )
+    with playing(cluster, namespace, WELL) as player:
+        _, job = started(cluster, namespace)
+        wait_for("the refusal", lambda: player.record.refused, 10)
+        cluster.admin.delete("v1", "resourcequotas", "none", namespace)
+        ends(cluster, namespace, job, "Succeeded")
+    assert "exceeded quota" in player.record.refused[0]
+
+
+def test_a_second_player_takes_over_where_the_first_left(
+    cluster: ApiCluster, namespace: str
+) -> None:
+    with playing(cluster, namespace, STAYS):
+        _, job = started(cluster, namespace)
+        wait_for("its pod", runs(cluster, namespace, f"{job}-worker-0"), 10)
+    with playing(cluster, namespace, WELL) as second:
+        ends(cluster, namespace, job, "Succeeded")
+    assert [what for what, _ in last_changes(second, f"{job}-worker-0")] == ["running", "ended"]
+
+
+def test_the_player_as_a_process_records_what_it_saw_and_sent(
+    cluster: ApiCluster, namespace: str, tmp_path: Path
+) -> None:
+    record = tmp_path / "record.jsonl"
+    asked = ["--kubeconfig", str(cluster.admin_kubeconfig), "--namespace", namespace]
+    asked += ["--port", "0", "--phase-s", "0.02", "--record", str(record)]
+    command = [sys.executable, "-m", "played", *asked]
+    path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as process:
+        _, job = started(cluster, namespace)
+        ends(cluster, namespace, job, "Succeeded")
+        process.terminate()
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    came = [(line["kind"], line["name"]) for line in lines if line["event"] == "came"]
+    assert ("Pod", f"{job}-worker-0") in came
+    whats = [line["what"] for line in lines if line["event"] == "sent"]
+    assert whats[0] == "Created"
+    assert whats[-1] == "Succeeded"
+
+
+def test_first_attempts_of_bad_days_fail_and_second_ones_do_not() -> None:
+    script = bad_days(seed=1, share=0.5)
+    parts = [script.trainer(Trainer(f"run-{n}", "sft", 1, 0, 0)) for n in range(200)]
+    well = script.trainer(Trainer("run-0", "sft", 2, 0, 0))
+    assert 60 < sum(part != well for part in parts) < 140
+    assert parts == [script.trainer(Trainer(f"run-{n}", "sft", 1, 0, 0)) for n in range(200)]
 
 
 def test_the_player_outlives_the_api_server(cluster: ApiCluster, namespace: str) -> None:

@@ -99,6 +99,25 @@ def test_a_stage_may_have_its_own_workers_and_rollouts() -> None:
     assert (align.rollout.batch_size, rlvr.rollout.batch_size) == (256, 9)
 
 
+def test_pod_templates_are_for_the_executor_and_change_nothing_that_trainers_read() -> None:
+    own = {"backend": "inprocess"}
+    plain = {"spec.stages.align.workers": {}, f"{RLVR}.rollout": own}
+    template = {"spec": {"nodeSelector": {"pool": "a"}}}
+    placed = {
+        "spec.workers": {"template": template},
+        "spec.rollout": {"backend": "inprocess", "template": template},
+        "spec.stages.align.workers": {"template": template},
+        f"{RLVR}.rollout": {**own, "template": template},
+    }
+    steps = a_plan(placed).train_steps
+
+    assert all(step.workers.template == template for step in steps)
+    assert all(step.rollout.template == template for step in steps if step.rollout)
+    assert [step.config(1, None) for step in steps] == [
+        step.config(1, None) for step in a_plan(plain).train_steps
+    ]
+
+
 @pytest.mark.parametrize(
     ("workers", "precision"),
     [

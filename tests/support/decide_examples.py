@@ -208,6 +208,14 @@ EXAMPLES = (
         State.BLOCKED,
     ),
     Example(
+        "a store that contradicts the stage is not asked again",
+        observed(sft=[ended(73)]),
+        State.BLOCKED,
+    ),
+    Example(
+        "nor while suspended", observed(sft=[ended(73)], suspend=True), State.BLOCKED
+    ),
+    Example(
         "a damaged input of a later stage waits for help too",
         observed(results=(SFT,), align=[ended(74)]),
         State.BLOCKED,

@@ -326,7 +326,8 @@ TYPES: tuple[Invalid, ...] = (
     _row("spec.seed", True, "a whole number", "true is not valid"),
     _row("spec.model", None, "a mapping of fields (uri)", "null is not valid"),
     _row(f"{SFT}.data[0].uri", None, "a text", "null is not valid"),
-    _row(f"{SFT}.steps", 100.5, "a whole number"),
+    _row(f"{SFT}.steps", 100.0, "a whole number"),
+    _row(f"{RLVR}.batchSize", 0.5, "a whole number"),
     _row(f"{SFT}.steps", 1e300, "a whole number", "1e+300 is not valid"),
     _row("spec.workers.template", "small", "a mapping of fields"),
     _row("spec.rollout.template", [], "a mapping of fields"),
@@ -387,7 +388,36 @@ MISSING: tuple[Invalid, ...] = (
     _row(f"{RLVR}.data", REMOVED, "add it", _MISSING),
 )
 
+_BOTH_WARMUPS = {"warmupRatio": 0.1, "warmupSteps": 10}
+
 CONTRADICTIONS: tuple[Invalid, ...] = (
+    *(
+        Invalid(
+            f"{place}.warmupRatio",
+            "together with warmupSteps",
+            "one of the two",
+            {f"{place}.{member}": value for member, value in _BOTH_WARMUPS.items()},
+        )
+        for place in (SFT, ALIGN, RLVR, DISCRIMINATOR, WARMUP)
+    ),
+    *(
+        Invalid(
+            f"{place}.workers.precision",
+            "bf16 is computed on GPUs only and gpusPerReplica is 0",
+            "give auto or fp32, or ask for GPUs",
+            {f"{place}.workers": {"precision": "bf16"}},
+        )
+        for place in ("spec", SFT, ALIGN)
+    ),
+    *(
+        Invalid(
+            f"{place}.rolloutCorrection.minWeight",
+            "2.0 is not below maxWeight 2.0",
+            "give less",
+            {f"{place}.rolloutCorrection": {"minWeight": 2}},
+        )
+        for place in (ALIGN, RLVR)
+    ),
     Invalid(
         "spec.systemMessage",
         "holds <image>, the mark of a row's image",
@@ -402,12 +432,6 @@ CONTRADICTIONS: tuple[Invalid, ...] = (
         {f"{SFT}.steps": 10, f"{SFT}.epochs": 1},
     ),
     Invalid(
-        f"{SFT}.warmupRatio",
-        "together with warmupSteps",
-        "one of the two",
-        {f"{SFT}.warmupRatio": 0.1, f"{SFT}.warmupSteps": 10},
-    ),
-    Invalid(
         "spec.rollout",
         "missing but stage align samples",
         "backend: inprocess",
@@ -418,12 +442,6 @@ CONTRADICTIONS: tuple[Invalid, ...] = (
         "missing but stage rlvr samples",
         "backend: vllm",
         {"spec.rollout": REMOVED, ALIGN: REMOVED},
-    ),
-    Invalid(
-        "spec.workers.precision",
-        "bf16 is computed on GPUs only and gpusPerReplica is 0",
-        "give auto or fp32, or ask for GPUs",
-        {"spec.workers.precision": "bf16"},
     ),
     Invalid(
         f"{RLVR}.workers.precision",
@@ -482,12 +500,6 @@ CONTRADICTIONS: tuple[Invalid, ...] = (
         "no meaning for cispo, which clips weights, not losses",
         "remove it",
         {f"{RLVR}.algorithm": "cispo", f"{RLVR}.dualClip": 3},
-    ),
-    Invalid(
-        f"{ALIGN}.rolloutCorrection.minWeight",
-        "2.0 is not below maxWeight 2.0",
-        "give less",
-        {f"{ALIGN}.rolloutCorrection": {"minWeight": 2}},
     ),
     Invalid(
         f"{RLVR}.overlong",

@@ -7,24 +7,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prism_api.exit_codes import ExitCode
+from prism_api.exit_codes import WORST_FIRST, ExitCode
 
 OUTCOME_FILE = "outcome.json"
 """The launcher's last words; each process leaves its own, by rank."""
 
 _RESERVE_FILE = "reserve"
 _RESERVE_BYTES = 1 << 16
-
-_WORST_FIRST = (
-    ExitCode.BAD_CONFIG,
-    ExitCode.BAD_DATA,
-    ExitCode.NON_FINITE,
-    ExitCode.FOLDER_TAKEN,
-    ExitCode.STORE,
-    ExitCode.CRASHED,
-    ExitCode.SAVED,
-    ExitCode.DONE,
-)
 
 
 @dataclass(frozen=True)
@@ -91,4 +80,4 @@ def combined_outcome(folder: Path, ranks: Iterable[int]) -> Outcome:
             outcomes.append(
                 Outcome(ExitCode.CRASHED, f"process {rank} ended without a word (killed?)")
             )
-    return min(outcomes, key=lambda outcome: _WORST_FIRST.index(outcome.code))
+    return min(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.code))

@@ -5,9 +5,8 @@ official client cost more (`make bench-operator` prints both). No retries in her
 level-triggered and comes again.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -35,8 +34,14 @@ class Client:
     Every method raises a ClusterError for whatever is not a success.
     """
 
-    def __init__(self, connection: Connection, observer: RequestObserver | None = None) -> None:
-        self._connection, self._observer = connection, observer
+    def __init__(
+        self,
+        connection: Connection,
+        observer: RequestObserver = lambda verb, path, code, seconds: None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`may_write` is asked before each write: an operator that has lost its Lease must not."""
+        self._connection, self._observer, self._may_write = connection, observer, may_write
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=connection.ssl, limit=64),
             timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
@@ -59,21 +64,21 @@ class Client:
         accept = _METADATA_ONLY.format("List") if metadata else ""
         return await self._request("GET", path, {**query, "continue": token}, accept=accept)
 
-    async def create(self, path: str, manifest: Document) -> Document:
+    async def create(self, path: str, manifest: Mapping[str, Any]) -> Document:
         """A new object; AlreadyExists if there is one of its name, whoever made it."""
         return await self._request("POST", path, {"fieldManager": MANAGER}, manifest)
 
-    async def apply(self, path: str, manifest: Document) -> Document:
+    async def apply(self, path: str, manifest: Mapping[str, Any]) -> Document:
         """Server-side apply under our own field manager."""
         query = {"fieldManager": MANAGER, "force": "true"}
         return await self._request("PATCH", path, query, manifest, "application/apply-patch+yaml")
 
-    async def merge_patch(self, path: str, patch: Document) -> Document:
+    async def merge_patch(self, path: str, patch: Mapping[str, Any]) -> Document:
         """Change the members that the patch names; null removes one."""
         query = {"fieldManager": MANAGER}
         return await self._request("PATCH", path, query, patch, "application/merge-patch+json")
 
-    async def replace(self, path: str, document: Document) -> Document:
+    async def replace(self, path: str, document: Mapping[str, Any]) -> Document:
         """Put a whole object; its resourceVersion must still be the newest."""
         return await self._request("PUT", path, {"fieldManager": MANAGER}, document)
 
@@ -120,10 +125,12 @@ class Client:
         verb: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Document | None = None,
+        body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         accept: str = "",
     ) -> Document:
+        if verb != "GET" and not self._may_write():
+            raise Unavailable(f"{verb} {path}", 0, "not sent: this operator does not lead any more")
         started = time.perf_counter()
         headers = {"Accept": accept or "application/json", **self._connection.headers()}
         if body is not None:
@@ -138,9 +145,9 @@ class Client:
             ) as answer:
                 content = await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._count(verb, path, 0, started)
+            self._observer(verb, path, 0, time.perf_counter() - started)
             raise Unavailable(f"{verb} {path}", 0, _said(error)) from error
-        self._count(verb, path, answer.status, started)
+        self._observer(verb, path, answer.status, time.perf_counter() - started)
         if answer.status >= 300:
             raise _error(verb, path, answer, content)
         try:
@@ -148,10 +155,6 @@ class Client:
         except orjson.JSONDecodeError as error:
             raise Unavailable(f"{verb} {path}", 0, f"cut off: {error}") from error
         return document
-
-    def _count(self, verb: str, path: str, code: int, started: float) -> None:
-        if self._observer is not None:
-            self._observer(verb, path, code, time.perf_counter() - started)
 
 
 def _error(verb: str, path: str, answer: aiohttp.ClientResponse, content: bytes) -> Exception:
@@ -167,12 +170,3 @@ def _error(verb: str, path: str, answer: aiohttp.ClientResponse, content: bytes)
 
 def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-async def sleep_unless(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait; true at once if the event is set."""
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True

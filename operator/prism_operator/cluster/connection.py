@@ -13,6 +13,7 @@ import kopf
 from prism_api.errors import FieldProblem, SpecError
 
 _TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_IN_POD = "https://kubernetes.default.svc"
 _TOKEN_SECONDS = 60.0
 """A pod's token is replaced within its hour: it is read anew this often."""
 
@@ -28,6 +29,12 @@ class Connection:
         self._token, self._token_file = info.token, token_file
         self._basic = (info.username, info.password) if info.username and info.password else None
         self._read_at = time.monotonic()
+
+    @classmethod
+    def of(cls, info: kopf.ConnectionInfo) -> "Connection":
+        """As `login` found it: a pod's token is read anew now and then."""
+        in_pod = info.server == _IN_POD
+        return cls(info, _TOKEN_FILE if in_pod else None)
 
     def headers(self) -> Mapping[str, str]:
         """The credentials as they are now."""
@@ -54,13 +61,6 @@ def login() -> kopf.ConnectionInfo:
         problem = "is not set, and this is no pod with a service account"
         raise SpecError([FieldProblem("KUBECONFIG", problem, "give the path of a kubeconfig")])
     return info
-
-
-def connect(info: kopf.ConnectionInfo | None = None) -> Connection:
-    """To a given API server, or to that which `login` finds."""
-    info = info or login()
-    in_pod = info.server == "https://kubernetes.default.svc"
-    return Connection(info, _TOKEN_FILE if in_pod else None)
 
 
 def _ssl_context(info: kopf.ConnectionInfo) -> ssl.SSLContext:

@@ -1,16 +1,19 @@
-"""Everything that runs while an operator leads: informers, workers, the poller."""
+"""Everything that works while an operator leads: informers, workers, poller, herald."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prism_api.reporting import TRAINER_PORT
 from prism_api.resources import Images
 from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.client import Client, Document
+from prism_operator.cluster.herald import Herald
 from prism_operator.cluster.informer import Informer, Source
+from prism_operator.cluster.logs import run_context
+from prism_operator.cluster.metrics import Metrics
 from prism_operator.cluster.poller import Poller
 from prism_operator.cluster.reconciler import Reconciler
 from prism_operator.cluster.resources import (
@@ -37,6 +40,11 @@ _WATCHED = {
 }
 """Kinds of children, and whether their metadata is all that is looked at."""
 
+_SIGN_OF_LIFE = ""
+"""A key of no run: it goes through the queue and a worker, and shows that both move."""
+BEAT_SECONDS = 5.0
+_DEFECT_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -47,76 +55,119 @@ class Pace:
     workers: int = 16
 
 
+@dataclass(frozen=True)
+class Scope:
+    """Which runs, and what they get if they do not say."""
+
+    namespaces: tuple[str, ...]
+    """None: all of the cluster."""
+    images: Images
+    progress_port: int = TRAINER_PORT
+
+
 class Controller:
-    """Keeps all runs of some namespaces going (none named: of all)."""
+    """Keeps all runs of its scope going."""
 
     def __init__(
         self,
         client: Client,
-        namespaces: tuple[str, ...],
-        images: Images,
+        scope: Scope,
         pace: Pace,
-        on_stored: Callable[[RunRecord, PrismRunStatus], None],
-        on_reconciled: Callable[[float], None],
-        on_restart: Callable[[Resource, str], None],
-        progress_port: int,
+        metrics: Metrics,
+        herald: Herald,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self.queue = WorkQueue()
-        self._pace, self._on_reconciled = pace, on_reconciled
+        self._pace, self._metrics, self._herald, self._beat = pace, metrics, herald, beat
+        self._queue = WorkQueue()
         cache = Cache()
-        self._poller = Poller(pace.poll_seconds, self.queue.add, progress_port)
-        self.reconciler = Reconciler(client, cache, RunReader(images), self._poller, on_stored)
+        self._poller = Poller(pace.poll_seconds, self._queue.add, scope.progress_port)
+        reader = RunReader(scope.images)
+        self._reconciler = Reconciler(client, cache, reader, self._poller, self._stored)
         self._informers = [
             Informer(
                 client,
                 Source(resource, namespace, metadata_only),
                 cache,
-                self.queue.add,
-                on_restart,
+                self._heard,
+                self._restarted,
                 pace.resync_seconds,
             )
             for resource, metadata_only in _WATCHED.items()
-            for namespace in namespaces or (None,)
+            for namespace in scope.namespaces or (None,)
         ]
-        self.last_beat = time.monotonic()
-        """When the workers were last seen to move; `beat` keeps it fresh where nothing happens."""
 
     def run_changed(self, document: Document) -> None:
         """A PrismRun is there, or is another one now."""
-        uid = self.reconciler.take(document)
+        uid = self._reconciler.take(document)
         if uid is not None:
-            self.queue.add(uid)
+            self._metrics.saw_run(uid, self._reconciler.records[uid].status.state)
+            self._heard(uid)
 
     def run_deleted(self, document: Document) -> None:
         """A PrismRun is gone."""
         uid = document["metadata"]["uid"]
-        self.reconciler.forget(uid)
-        self.queue.forget(uid)
+        self._reconciler.forget(uid)
+        self._queue.forget(uid)
+        self._metrics.saw_run(uid, None)
+        self._metrics.saw_event()
 
     async def run(self) -> None:
         """Until cancelled. Nothing is decided before everything that is there was listed."""
         async with asyncio.TaskGroup() as tasks:
             for informer in self._informers:
                 tasks.create_task(informer.run())
+            tasks.create_task(self._keep_beating())
             await asyncio.gather(*(informer.synced.wait() for informer in self._informers))
+            tasks.create_task(self._herald.run())
             tasks.create_task(self._poller.run())
-            tasks.create_task(self.queue.keep_time())
+            tasks.create_task(self._queue.keep_time())
             for _ in range(self._pace.workers):
                 tasks.create_task(self._work())
 
+    async def _keep_beating(self) -> None:
+        while True:
+            self._queue.add(_SIGN_OF_LIFE)
+            self._metrics.queue_length.set(len(self._queue))
+            await asyncio.sleep(BEAT_SECONDS)
+
     async def _work(self) -> None:
         while True:
-            uid = await self.queue.get()
-            started = time.perf_counter()
+            uid = await self._queue.get()
+            pause = None
             try:
-                pause = await self.reconciler.reconcile(uid)
-            except Exception:
-                # A defect in one run must not stop the others, nor be tried in a hot loop.
-                _log.exception("reconcile of run %s failed", uid)
-                pause = 30.0
+                if uid == _SIGN_OF_LIFE:
+                    self._beat()
+                else:
+                    pause = await self._reconcile(uid)
             finally:
-                self.queue.done(uid)
-            self.last_beat = time.monotonic()
-            self._on_reconciled(time.perf_counter() - started)
+                self._queue.done(uid)
             if pause is not None:
-                self.queue.add_after(uid, pause) if pause > 0 else self.queue.add(uid)
+                self._queue.add_after(uid, pause)
+
+    async def _reconcile(self, uid: str) -> float | None:
+        record = self._reconciler.records.get(uid)
+        if record is None:
+            return None
+        started = self._metrics.clock()
+        with run_context(record.namespace, record.name, uid):
+            try:
+                return await self._reconciler.reconcile(uid)
+            except Exception as error:
+                # A defect in one run must not stop the others, nor be tried in a hot loop.
+                _log.exception("the reconcile failed; it is tried again")
+                self._metrics.reconcile_errors[type(error).__name__].inc()
+                return _DEFECT_SECONDS
+            finally:
+                self._metrics.reconcile_duration.observe(self._metrics.clock() - started)
+
+    def _heard(self, run_uid: str) -> None:
+        self._metrics.saw_event()
+        self._queue.add(run_uid)
+
+    def _stored(self, record: RunRecord, before: PrismRunStatus) -> None:
+        self._metrics.saw_status(before, record.status)
+        self._metrics.saw_run(record.uid, record.status.state)
+        self._herald.tell(record, before)
+
+    def _restarted(self, resource: Resource, reason: str) -> None:
+        self._metrics.watch_restarts[resource.plural, reason].inc()

@@ -3,7 +3,7 @@
 from prism_api.status import AttemptStatus
 from prism_operator.cluster.client import Client, Document
 from prism_operator.cluster.errors import ClusterError, NotFound
-from prism_operator.cluster.resources import EVENTS, LOCAL_QUEUES
+from prism_operator.cluster.resources import CORE_EVENTS, LOCAL_QUEUES
 from prism_operator.cluster.runs import RunRecord, current_kinds
 from prism_operator.planning.sightings import ChildrenSeen, JobSeen
 
@@ -61,7 +61,7 @@ class Hindrances:
         for uid, name in [(job.uid, job.name), *((pod.uid, pod.name) for pod in gang[:1])]:
             try:
                 fields = f"involvedObject.uid={uid},type=Warning"
-                events = await self._client.list(EVENTS.path(record.namespace), "", fields)
+                events = await self._client.list(CORE_EVENTS.path(record.namespace), "", fields)
             except ClusterError:
                 continue
             if events["items"]:

@@ -24,6 +24,12 @@ class Resource:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
+def plural_of(path: str) -> str:
+    """The kind that a request is about, as metrics name it."""
+    parts = path.split("/")[3 if path.startswith("/api/") else 4 :]
+    return parts[2] if parts[0] == "namespaces" and len(parts) > 2 else parts[0]
+
+
 RUNS = Resource(GROUP, VERSION, PLURAL)
 JOBS = Resource("kubeflow.org", "v1", "pytorchjobs")
 PODS = Resource("", "v1", "pods")
@@ -32,7 +38,8 @@ SECRETS = Resource("", "v1", "secrets")
 SERVICES = Resource("", "v1", "services")
 DEPLOYMENTS = Resource("apps", "v1", "deployments")
 NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies")
-EVENTS = Resource("", "v1", "events")
+EVENTS = Resource("events.k8s.io", "v1", "events")
+CORE_EVENTS = Resource("", "v1", "events")
 LOCAL_QUEUES = Resource("kueue.x-k8s.io", "v1beta1", "localqueues")
 
 BY_KIND = {

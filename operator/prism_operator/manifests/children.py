@@ -114,7 +114,7 @@ class Household:
         name = attempt_name(self.plan.run, step.kind, number)
         parent = parent_of(self.plan, step, status.stages)
         yield Needed("ConfigMap", name, lambda: build_config_map(context, step, number, parent))
-        if attempt.job_uid is None and _are_ready(serve, seen):
+        if attempt.job_uid is None and _is_clear(step, number, seen) and _are_ready(serve, seen):
             template = step.workers.template
             yield Needed(
                 "PyTorchJob",
@@ -156,6 +156,11 @@ def _keeps_servers(stage: StageStatus) -> bool:
         return True
     is_open = stage.state in (State.RUNNING, State.PENDING, State.STOPPING)
     return is_open and stage.result is None and not stage.attempt.stopping
+
+
+def _is_clear(step: TrainStep, number: int, seen: ChildrenSeen) -> bool:
+    """Whether no pods are left of a job of this attempt that somebody has deleted."""
+    return seen.job_of(step.kind, number) is not None or not seen.gang(step.kind, number)
 
 
 def _are_ready(serve: ServeStep | None, seen: ChildrenSeen) -> bool:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from prism_operator.manifests.context import Manifest
-from prism_operator.manifests.merge import NAMES
+from prism_operator.manifests.merge import NAMES, QUANTITIES
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     **{field: (key,) for field, key in NAMES.items()},
@@ -19,14 +19,16 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 }
 _OTHERS_ADD = frozenset({"tolerations"})
 """Lists without names to which others add: Kueue its flavor's, to templates that it admits."""
-_QUANTITIES = frozenset({"limits", "requests"})
 _ZERO_COUNTS = frozenset(
     {
         "allowPrivilegeEscalation",
         "automountServiceAccountToken",
         "emptyDir",
         "enableServiceLinks",
+        "namespaceSelector",
+        "podSelector",
         "replicas",
+        "revisionHistoryLimit",
         "runAsUser",
         "terminationGracePeriodSeconds",
     }
@@ -49,13 +51,17 @@ def differs(desired: Manifest, actual: Manifest) -> bool:
 
 
 def enforced(desired: Manifest) -> Manifest:
-    """What is written again when it has drifted: all but whether a queued job is suspended, which
-    is its queue's to say once the job is there."""
+    """What is written again when it has drifted.
+
+    Not whether a queued job is suspended, which is its queue's to say once the job is there; nor
+    the data of an immutable object, which nobody can edit, and of which a live change of the run
+    makes another one for the next attempt only.
+    """
+    if desired.get("immutable"):
+        return {key: value for key, value in desired.items() if key != "data"}
     policy = desired.get("spec", {}).get("runPolicy", {})
-    if "suspend" not in policy:
-        return desired
     kept = {key: value for key, value in policy.items() if key != "suspend"}
-    return desired | {"spec": desired["spec"] | {"runPolicy": kept}}
+    return desired | {"spec": desired["spec"] | {"runPolicy": kept}} if kept != policy else desired
 
 
 def _differs(desired: Any, actual: Any, field: str) -> bool:
@@ -69,7 +75,7 @@ def _differs(desired: Any, actual: Any, field: str) -> bool:
 def _member_differs(key: str, value: Any, actual: Mapping[str, Any], field: str) -> bool:
     if key not in actual:
         return bool(value) or key in _ZERO_COUNTS
-    if field in _QUANTITIES or key == "sizeLimit":
+    if field in QUANTITIES or key == "sizeLimit":
         return bool(_quantity(value) != _quantity(actual[key]))
     return _differs(value, actual[key], key)
 

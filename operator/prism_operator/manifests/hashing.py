@@ -15,8 +15,8 @@ HASH_ANNOTATION = f"{GROUP}/template-hash"
 def template_hash(manifest: Manifest) -> str:
     """16 hexadecimal digits over the pod template of a PyTorchJob or Deployment.
 
-    A change of it waits for the next attempt, so a child whose annotation has another hash is no
-    drift: neither a user nor a new version of the operator restarts what runs.
+    A change of it waits for the next attempt (has_other_template): neither a user nor a new version
+    of the operator restarts what runs.
     """
     template: Any = manifest["spec"].get("template")
     if template is None:
@@ -30,3 +30,14 @@ def with_template_hash(manifest: Manifest) -> Manifest:
     metadata = manifest["metadata"]
     annotations = metadata.get("annotations", {}) | {HASH_ANNOTATION: template_hash(manifest)}
     return manifest | {"metadata": metadata | {"annotations": annotations}}
+
+
+def has_other_template(desired: Manifest, actual: Manifest) -> bool:
+    """Whether a child was created with another pod template.
+
+    Then it is no drift: it stays, and for the next attempt it is deleted and created anew, because
+    an apply takes away nothing that a creation wrote. One whose annotation somebody took away has
+    drifted.
+    """
+    written = actual["metadata"].get("annotations", {}).get(HASH_ANNOTATION)
+    return written is not None and written != template_hash(desired)

@@ -8,6 +8,8 @@ because its parts exclude each other (`emptyDir` and `ephemeral`, `value` and `v
 from collections.abc import Mapping
 from typing import Any
 
+from prism_operator.manifests.context import Manifest
+
 NAMES: Mapping[str, str] = {
     "containers": "name",
     "env": "name",
@@ -22,18 +24,36 @@ NAMES: Mapping[str, str] = {
     "volumes": "name",
 }
 """Lists of named things in a pod template, and the field that names them."""
+QUANTITIES = frozenset({"limits", "requests"})
+"""Mappings of resource to quantity."""
 _WHOLE = frozenset({"env", "volumes"})
 """Lists whose members are replaced, not merged."""
 
 
-def merged(base: Any, fragment: Any, field: str = "") -> Any:
-    """`base` with everything that `fragment` says; `field` is the name of both.
+def merged(base: Manifest, fragment: Mapping[str, Any]) -> Manifest:
+    """The pod template `base` with everything that `fragment` says.
 
     The fragment is one in which templates.template_problems finds nothing.
     """
+    both: Manifest = _merged(base, _with_textual_quantities(fragment, ""), "")
+    return both
+
+
+def _with_textual_quantities(value: Any, field: str) -> Any:
+    """`cpu: 0.5` as Deployments take it, too, is no quantity to the PyTorchJob's schema."""
+    if field in QUANTITIES and isinstance(value, Mapping):
+        return {key: str(amount) for key, amount in value.items()}
+    if isinstance(value, Mapping):
+        return {key: _with_textual_quantities(member, str(key)) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_with_textual_quantities(member, "") for member in value]
+    return value
+
+
+def _merged(base: Any, fragment: Any, field: str) -> Any:
     if isinstance(base, Mapping) and isinstance(fragment, Mapping):
         changed = {
-            key: merged(base[key], value, key) if key in base else value
+            key: _merged(base[key], value, key) if key in base else value
             for key, value in fragment.items()
         }
         return {**base, **changed}
@@ -49,5 +69,5 @@ def _merged_by_name(base: list[Any], fragment: list[Any], field: str) -> list[An
     for member in fragment:
         ours = members.get(member[key])
         is_merged = ours is not None and field not in _WHOLE
-        members[member[key]] = merged(ours, member) if is_merged else member
+        members[member[key]] = _merged(ours, member, "") if is_merged else member
     return list(members.values())

@@ -13,7 +13,8 @@ from prism_api.names import GROUP, MANAGER, PLURAL
 from prism_operator.manifests.context import Manifest
 
 _RBAC = "rbac.authorization.k8s.io"
-_CHILD_VERBS = ("list", "watch", "create", "patch", "delete")
+_CHILD_VERBS = ("get", "list", "watch", "create", "patch", "delete")
+"""`get` says whose an object is that has a child's name but none of our labels."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ PERMISSIONS: tuple[Permission, ...] = (
         "", "secrets", ("create",), "the token of rollout servers, written once, never read"
     ),
     Permission("", "pods", ("list", "watch"), "how attempts go and end"),
-    Permission("", "events", ("create",), "what users should know"),
+    Permission(
+        "", "events", ("list", "create"), "what keeps pods from starting; what to tell users"
+    ),
     Permission("kueue.x-k8s.io", "localqueues", ("get",), "whether a run's queue exists"),
 )
 """In every namespace with runs."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from prism_api.base import parse_json
 from prism_api.errors import SpecError
-from prism_api.exit_codes import PERMANENT, ExitCode
+from prism_api.exit_codes import WORST_FIRST, ExitCode, meaning_of
 from prism_api.names import StageKind
 from prism_api.reporting import StageReport
 from prism_api.status import AttemptStatus
@@ -27,11 +27,13 @@ def observe_attempt(
     """The record of an attempt that is not over, with what its children show now."""
     job = seen.job_of(step.kind, attempt.number)
     pods = seen.gang(step.kind, attempt.number)
+    if job is not None:
+        pods = tuple(p for p in pods if p.job_uid == job.uid)
     attempt = _progressed(step, attempt, job, pods, seen, now)
-    if attempt.job_uid is None:
-        return _stopped(attempt, now) if attempt.stopping and not pods else attempt
-    if job is None or job.uid != attempt.job_uid:
+    if job is None or attempt.job_uid not in (None, job.uid):
         return _without_job(attempt, pods, now)
+    if attempt.job_uid is None and job.is_deleting:
+        return attempt
     lost = _lost(attempt, job, pods)
     if lost and not attempt.stopping:
         return _over(attempt, "preempted", now, lost)
@@ -74,14 +76,13 @@ def _progressed(
     """With the milestones that were reached, each recorded when it is first seen."""
     facts: dict[str, object] = {}
     if job is not None and attempt.job_uid is None:
-        facts["job_uid"] = job.uid
-    if attempt.admitted_at is None and job is not None and not job.is_queued:
-        facts["admitted_at"] = now
-    is_whole = len(pods) == step.workers.replicas
-    if is_whole and attempt.gang is None and not any(p.is_deleting for p in pods):
-        facts["gang"] = gang_digest(pods)
-    if is_whole and attempt.trainer_started_at is None and all(p.phase != "Pending" for p in pods):
-        facts["trainer_started_at"] = now
+        if job.is_queued:
+            facts["admitted_at"] = None  # for the first time, or again
+        elif attempt.admitted_at is None:
+            facts["admitted_at"] = now
+        if _has_started(step, job, pods):
+            gang = gang_digest(pods)
+            facts |= {"job_uid": job.uid, "gang": gang, "trainer_started_at": now}
     if attempt.stepped_at is None and _has_stepped(step, attempt, seen):
         facts["stepped_at"] = now
     reported = report_of(step, attempt.number, seen) is not None
@@ -89,6 +90,12 @@ def _progressed(
         facts["ended_at"] = now
     facts["message"] = _hindrance(attempt, job, pods, seen, step.kind)
     return attempt.model_copy(update=facts)
+
+
+def _has_started(step: TrainStep, job: JobSeen, pods: tuple[PodSeen, ...]) -> bool:
+    """Whether all trainer pods are on their machines. Nothing has trained before."""
+    is_there = not job.is_deleting and len(pods) == step.workers.replicas
+    return is_there and all(p.phase != "Pending" and not p.is_deleting for p in pods)
 
 
 def _has_stepped(step: TrainStep, attempt: AttemptStatus, seen: ChildrenSeen) -> bool:
@@ -123,6 +130,9 @@ def _hindrance(
 
 def _without_job(attempt: AttemptStatus, pods: tuple[PodSeen, ...], now: datetime) -> AttemptStatus:
     if not attempt.stopping:
+        if attempt.job_uid is None:
+            # It is made, or made again: nothing has trained.
+            return attempt.model_copy(update={"ended_at": None})
         return _over(attempt, "preempted", now, "its PyTorchJob was deleted")
     return attempt if any(not p.is_over for p in pods) else _stopped(attempt, now)
 
@@ -141,12 +151,16 @@ def _lost(attempt: AttemptStatus, job: JobSeen, pods: tuple[PodSeen, ...]) -> st
     taken = tuple(p for p in pods if p.disruption)
     if taken:
         return f"{names_of(taken)}: {taken[0].disruption}"
-    if any(_failed(p) for p in pods) or job.is_finished:
+    if attempt.job_uid is None:
+        return ""  # the Training Operator makes what is missing
+    if job.is_queued:
+        return "its PyTorchJob was suspended"
+    if job.is_finished or any(_failed(p) and not p.is_deleting for p in pods):
         return ""
     gone = tuple(p for p in pods if p.is_deleting)
     if gone:
         return f"{names_of(gone)} deleted"
-    if attempt.gang is not None and gang_digest(pods) != attempt.gang:
+    if gang_digest(pods) != attempt.gang:
         return "a pod of it was deleted"
     return ""
 
@@ -178,23 +192,16 @@ def _ended(
     if cause is None:
         code = ExitCode.DONE if pods and all(p.is_over for p in pods) else None
         return _over(attempt, "ended", now, "" if code == 0 else job.message, code)
-    if attempt.stopping and cause.exit_code == ExitCode.SAVED:
+    if attempt.stopping and meaning_of(cause.exit_code) in (ExitCode.SAVED, ExitCode.CRASHED):
         return _stopped(attempt, now)
     return _over(attempt, "ended", now, _last_words(cause), cause.exit_code)
 
 
-def _telling(pod: PodSeen) -> tuple[int, int]:
-    """Sort key: who knows best why a gang ended. A permanent error, then one that names itself,
-    then one that was killed, then one that lost its peers, then one that only saved itself."""
-    if pod.exit_code in PERMANENT:
-        rank = 0
-    elif pod.exit_code == ExitCode.STORE:
-        rank = 1
-    elif pod.reason or pod.exit_code is None or pod.exit_code > 128:
-        rank = 2
-    else:
-        rank = 4 if pod.exit_code == ExitCode.SAVED else 3
-    return rank, pod.index
+def _telling(pod: PodSeen) -> tuple[int, bool, int]:
+    """Sort key: who knows best why a gang ended. Of those that crashed one that was killed comes
+    before those that lost it as their peer."""
+    is_killed = bool(pod.reason) or pod.exit_code is None or pod.exit_code > 128
+    return WORST_FIRST.index(meaning_of(pod.exit_code)), not is_killed, pod.index
 
 
 def _last_words(pod: PodSeen) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from prism_api.checkpoint import CheckpointRef
-from prism_api.exit_codes import NEEDS_HELP, PERMANENT, ExitCode
+from prism_api.exit_codes import NEEDS_HELP, PERMANENT, ExitCode, meaning_of
 from prism_api.names import StageKind
 from prism_api.reasons import Reason
 from prism_api.resources import FailurePolicy
@@ -25,6 +25,7 @@ _REASONS = {
     ExitCode.BAD_CONFIG: Reason.BAD_CONFIG,
     ExitCode.BAD_DATA: Reason.BAD_DATA,
     ExitCode.NON_FINITE: Reason.NON_FINITE,
+    ExitCode.FOLDER_TAKEN: Reason.RESULT_CONTRADICTS,
     ExitCode.STORE: Reason.STORE_FAILED,
 }
 
@@ -224,9 +225,12 @@ def _decide_stage(case: _Case, parent: CheckpointRef | None, suspend: bool) -> D
     last = case.last
     if last is not None and last.state == "running":
         return _watch(case, last, suspend)
-    code = _code(last) if last is not None and last.state == "ended" else None
+    code = meaning_of(last.exit_code) if last is not None and last.state == "ended" else None
     if last is not None and code in PERMANENT:
         return case.settled(State.FAILED, _REASONS[code], last.message, code)
+    if last is not None and code == ExitCode.FOLDER_TAKEN:
+        # Its store holds what contradicts it, and will at the next attempt.
+        return case.settled(State.BLOCKED, _REASONS[code], last.message, code)
     if last is not None and code in NEEDS_HELP and (case.help_seconds is None or suspend):
         return case.settled(State.BLOCKED, _REASONS[code], last.message, code)
     if suspend:
@@ -282,12 +286,6 @@ def seconds_of(attempt: AttemptObserved, now: float) -> float:
     return (now if attempt.state == "running" else attempt.ended_at) - attempt.started_at
 
 
-def _code(attempt: AttemptObserved) -> ExitCode:
-    """The contract's code; every other one means the same as a crash."""
-    code = attempt.exit_code
-    return ExitCode(code) if code is not None and code in set(ExitCode) else ExitCode.CRASHED
-
-
 def _judge(case: _Case, last: AttemptObserved) -> Decision | None:
     """Whether the attempts so far settle the stage or ask for a pause; None: try again."""
     policy, faults = case.policy, case.faults
@@ -326,7 +324,7 @@ def _pause(case: _Case, last: AttemptObserved, cause: str) -> Decision | None:
 
 
 def _needs_help(attempt: AttemptObserved) -> bool:
-    return attempt.state == "ended" and _code(attempt) in NEEDS_HELP
+    return attempt.state == "ended" and meaning_of(attempt.exit_code) in NEEDS_HELP
 
 
 def is_fault(attempt: AttemptObserved, policy: FailurePolicy) -> bool:

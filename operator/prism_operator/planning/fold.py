@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from prism_api.checkpoint import CheckpointRef
-from prism_api.exit_codes import PERMANENT
+from prism_api.exit_codes import PERMANENT, ExitCode
 from prism_api.names import StageKind
 from prism_api.resources import FailurePolicy
 from prism_api.status import (
@@ -39,6 +39,9 @@ from prism_operator.planning.observation import AttemptObserved, PastAttempts, R
 from prism_operator.planning.plan import Plan, TrainStep
 from prism_operator.planning.sightings import ChildrenSeen, Wanted
 from prism_operator.planning.summary import summarize
+
+_ASKS_FOR_CHANGES = PERMANENT | {ExitCode.FOLDER_TAKEN}
+"""No new attempt before its user has changed what the next one would be made of."""
 
 HELP_SECONDS = 60.0
 """After a stage's storage has failed it is tried again after so long, as often as it takes."""
@@ -161,8 +164,8 @@ def _attempt_observed(
     is_mended = wanted.made_of.get(kind, attempt.made_of) != attempt.made_of
     is_waiting = attempt.trainer_started_at is None and bool(attempt.message)
     state = attempt.outcome or "running"
-    if state == "ended" and attempt.exit_code in PERMANENT and is_mended:
-        state = "interrupted"  # what made it fail for good was changed
+    if state == "ended" and attempt.exit_code in _ASKS_FOR_CHANGES and is_mended:
+        state = "interrupted"  # what made it fail was changed
     return AttemptObserved(
         number=attempt.number,
         state=state,
@@ -225,15 +228,17 @@ def _started(
         admitted_at=None if step.queue else now,
         made_of=wanted.made_of.get(step.kind, ""),
     )
-    restarts = _counted(stage, policy) if stage.attempt else stage.restarts
+    restarts = _counted(step.kind, stage, policy, wanted) if stage.attempt else stage.restarts
     facts = {"attempt": attempt, "restarts": restarts, "started_at": stage.started_at or now}
     return stage.model_copy(update=facts)
 
 
-def _counted(stage: StageStatus, policy: FailurePolicy) -> Restarts:
+def _counted(
+    kind: StageKind, stage: StageStatus, policy: FailurePolicy, wanted: Wanted
+) -> Restarts:
     """The stage's restarts with its newest attempt among them."""
     assert stage.attempt is not None
-    last = _attempt_observed("sft", stage.attempt, Wanted(), 0.0)
+    last = _attempt_observed(kind, stage.attempt, wanted, 0.0)
     return Restarts(
         faults=stage.restarts.faults + is_fault(last, policy),
         preemptions=stage.restarts.preemptions + (last.state == "preempted"),

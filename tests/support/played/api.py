@@ -20,7 +20,7 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON = "application/json"
 
 _AGAIN = frozenset({429, 500, 502, 503, 504})
-_TRIES = 40
+_TRIES = 240
 _PAUSE_S = 0.25
 
 
@@ -114,8 +114,9 @@ class Api:
     may find its own object there."""
 
     def __init__(self, url: str, credentials: Credentials, at_once: int = 32) -> None:
-        self._url, self._credentials, self._at_once = url.rstrip("/"), credentials, at_once
-        self._slots = asyncio.Semaphore(at_once)
+        self._url, self._credentials = url.rstrip("/"), credentials
+        self.slots = asyncio.Semaphore(at_once)
+        """To be taken around a request by those who send many."""
         self._tls: ssl.SSLContext | bool = True
 
     async def __aenter__(self) -> Self:
@@ -188,16 +189,13 @@ class Api:
         content_type: str,
         params: dict[str, str] | None,
     ) -> Json:
-        async with (
-            self._slots,
-            self._session.request(
-                method,
-                self._url + path,
-                data=None if body is None else orjson.dumps(body),
-                headers={} if body is None else {"Content-Type": content_type},
-                params=params,
-            ) as response,
-        ):
+        async with self._session.request(
+            method,
+            self._url + path,
+            data=None if body is None else orjson.dumps(body),
+            headers={} if body is None else {"Content-Type": content_type},
+            params=params,
+        ) as response:
             content = await response.read()
             if response.status >= 400:
                 raise _error(response.status, content)

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from itertools import count
 
 from played import pod_status
+from played.actions import Actions
 from played.api import PODS, Json
 from played.job_rules import REPLICA_INDEX
 from played.mirror import Change, Key
 from played.record import Ran
 from played.reports import Playing, last_words
 from played.script import CrashLoop, Evicted, Exit, Part, Script, Server, Trainer, Vanished
-from played.stage import Stage
 from prism_api.exit_codes import ExitCode
 from prism_api.names import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL, UID_LABEL
 
@@ -38,6 +38,8 @@ class Actor:
     end: Json | None = None
     """Its terminal status, once that is decided."""
     stopping: bool = False
+    removing: bool = False
+    """Its last request is on its way."""
     task: asyncio.Task[None] | None = None
     cleared: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -51,8 +53,8 @@ class Actor:
 class Kubelet:
     """Plays the pods by a script."""
 
-    def __init__(self, stage: Stage, script: Script, configs: Mapping[Key, Json]) -> None:
-        self._stage, self._script, self._configs = stage, script, configs
+    def __init__(self, actions: Actions, script: Script, configs: Mapping[Key, Json]) -> None:
+        self._actions, self._script, self._configs = actions, script, configs
         self._actors: dict[str, Actor] = {}
         self._before: Counter[tuple[str, str]] = Counter()
         self._numbers = count(1)
@@ -67,14 +69,15 @@ class Kubelet:
             return
         if uid not in self._actors:
             self._actors[uid] = actor = self._cast(pod)
-            actor.task = self._stage.start(self._live(actor))
+            actor.task = self._actions.start(self._live(actor))
         actor = self._actors[uid]
         actor.pod = pod
-        if "deletionTimestamp" in pod["metadata"] and not actor.stopping:
+        leaving = actor.stopping or actor.removing
+        if "deletionTimestamp" in pod["metadata"] and not leaving:
             actor.stopping = True
             if actor.task:
                 actor.task.cancel()
-            actor.task = self._stage.start(self._stop(actor))
+            actor.task = self._actions.start(self._stop(actor))
 
     def clear(self, run: str) -> None:
         """Whatever keeps the run's pods from running is gone."""
@@ -100,7 +103,7 @@ class Kubelet:
     def _leave(self, uid: str) -> None:
         if actor := self._actors.pop(uid, None):
             self._fall_silent(actor)
-            if actor.task:
+            if actor.task and not actor.removing:
                 actor.task.cancel()
 
     async def _live(self, actor: Actor) -> None:
@@ -110,7 +113,11 @@ class Kubelet:
             return
         if not actor.pod["spec"].get("nodeName"):
             await self._schedule(actor)
-        await self._start(actor)
+        if phase != "Running":
+            await self._start(actor)
+        self._speak_up(actor)
+        status = pod_status.running(actor.pod, _now(), actor.ip, actor.part.ready)
+        await self._tell(actor, "running", status)
         if isinstance(actor.part.ending, CrashLoop):
             await self._crash(actor, actor.part.ending)
         await _pause(actor.part.run_s if actor.part.hangs_at is None else math.inf)
@@ -131,8 +138,8 @@ class Kubelet:
             "target": {"apiVersion": "v1", "kind": "Node", "name": pod_status.NODE},
         }
         path = PODS.path(meta["namespace"], meta["name"], "binding")
-        request = self._stage.api.post(path, binding)
-        await self._stage.change(PODS, actor.pod, "scheduled", request)
+        request = self._actions.api.post(path, binding)
+        await self._actions.change(PODS, actor.pod, "scheduled", request)
 
     async def _start(self, actor: Actor) -> None:
         await self._tell(actor, "waiting", pod_status.waiting(actor.pod, _now()))
@@ -143,9 +150,6 @@ class Kubelet:
             status = pod_status.waiting(actor.pod, _now(), *why)
             await self._tell(actor, obstacle.reason, status)
             await _either(actor.cleared, obstacle.lasts_s)
-        self._speak_up(actor)
-        status = pod_status.running(actor.pod, _now(), actor.ip, actor.part.ready)
-        await self._tell(actor, "running", status)
 
     async def _crash(self, actor: Actor, loop: CrashLoop) -> None:
         """Without end: run, end, wait."""
@@ -173,11 +177,11 @@ class Kubelet:
             conditions = [*actor.pod["status"]["conditions"], pod_status.disruption(*why)]
             await self._tell(actor, "disrupted", {"conditions": conditions})
             # The answer comes as a change of the pod, which stops this task.
-            self._stage.start(self._delete(actor, path))
+            self._actions.start(self._delete(actor, path))
 
     async def _delete(self, actor: Actor, path: str) -> None:
-        request = self._stage.api.delete(path, actor.pod["metadata"]["uid"])
-        await self._stage.change(PODS, actor.pod, "deleted", request)
+        request = self._actions.api.delete(path, actor.pod["metadata"]["uid"])
+        await self._actions.change(PODS, actor.pod, "deleted", request)
 
     def _said(self, actor: Actor) -> Exit:
         """How a container ends that ends by itself."""
@@ -197,7 +201,7 @@ class Kubelet:
         meta, phase = actor.pod["metadata"], actor.pod["status"].get("phase")
         if actor.end is None and phase not in ("Succeeded", "Failed"):
             end = pod_status.NEVER_STARTED
-            if actor.ip:
+            if actor.ip or phase == "Running":
                 grace_s = float(meta.get("deletionGracePeriodSeconds", 30))
                 await _pause(min(actor.part.stop_s, grace_s))
                 end = actor.part.stop if actor.part.stop_s <= grace_s else pod_status.KILLED
@@ -214,11 +218,12 @@ class Kubelet:
     async def _remove(self, actor: Actor, what: str) -> None:
         meta = actor.pod["metadata"]
         path = PODS.path(meta["namespace"], meta["name"])
-        request = self._stage.api.delete(path, meta["uid"], grace_s=0)
-        await self._stage.change(PODS, actor.pod, what, request)
+        actor.removing = True
+        request = self._actions.api.delete(path, meta["uid"], grace_s=0)
+        await self._actions.change(PODS, actor.pod, what, request)
 
     async def _tell(self, actor: Actor, what: str, status: Json) -> None:
-        await self._stage.set_status(PODS, actor.pod, what, status)
+        await self._actions.set_status(PODS, actor.pod, what, status)
 
     def _speak_up(self, actor: Actor) -> None:
         """It has an address of its own on this machine, and runs."""
@@ -230,11 +235,11 @@ class Kubelet:
         attempt = labels.get(ATTEMPT_LABEL, "1")
         actor.playing = Playing(run_uid, stage, int(attempt), actor.part, time.monotonic())
         if actor.rank is not None:
-            self._stage.record.ran[uid] = Ran(run_uid, stage, attempt, uid, time.time())
+            self._actions.record.ran[uid] = Ran(run_uid, stage, attempt, uid, time.time())
 
     def _fall_silent(self, actor: Actor) -> None:
         self.by_ip.pop(actor.ip, None)
-        ran = self._stage.record.ran.get(actor.pod["metadata"]["uid"])
+        ran = self._actions.record.ran.get(actor.pod["metadata"]["uid"])
         if ran and ran.ended_at is None:
             ran.ended_at = time.time()
 

@@ -4,41 +4,34 @@ import asyncio
 import contextlib
 import threading
 import time
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
+from played.actions import Actions
 from played.api import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     JOBS,
-    LEASES,
-    NODES,
     PODS,
     POLICIES,
     SECRETS,
     SERVICES,
     Api,
-    ApiError,
     Credentials,
     Json,
     Kind,
 )
-from played.job_rules import timestamp
 from played.kubelet import Kubelet
 from played.mirror import Change, Listener, Mirror
-from played.pod_status import NODE
+from played.node import beat, raise_node
 from played.progress_server import ProgressServer
 from played.record import Record
 from played.script import Script
-from played.stage import Stage
 from played.training_operator import TrainingOperator
 from prism_api.names import UID_LABEL
 from prism_api.reporting import TRAINER_PORT
 
 _ONLY_RECORDED = (DEPLOYMENTS, SERVICES, SECRETS, POLICIES)
-_BEAT_S = 10.0
-_LEASES = "kube-node-lease"
 
 
 class Player:
@@ -71,37 +64,37 @@ class Player:
         """Play until cancelled."""
         self._loop = asyncio.get_running_loop()
         async with Api(self._url, self._credentials) as api:
-            stage = Stage(api, self.record)
-            mirrors = self._rehearse(stage)
-            await _raise_node(api)
+            actions = Actions(api, self.record)
+            mirrors = self._rehearse(actions)
+            await raise_node(api)
             runner = await ProgressServer(self._kubelet.by_ip).start(self.port)
             self.port = runner.addresses[0][1]
             following = [asyncio.create_task(mirror.run()) for mirror in mirrors]
-            following.append(asyncio.create_task(_beat(api)))
+            following.append(asyncio.create_task(beat(api)))
             try:
                 await asyncio.gather(*(mirror.synced.wait() for mirror in mirrors))
                 self._ready.set()
                 await asyncio.gather(*following)
             finally:
-                for task in (*following, *stage.tasks):
+                for task in (*following, *actions.tasks):
                     task.cancel()
-                await asyncio.gather(*following, *stage.tasks, return_exceptions=True)
+                await asyncio.gather(*following, *actions.tasks, return_exceptions=True)
                 await runner.cleanup()
 
     def clear(self, run: str) -> None:
         """Whatever keeps that run's pods from running is gone."""
         self._loop.call_soon_threadsafe(self._kubelet.clear, run)
 
-    def _rehearse(self, stage: Stage) -> list[Mirror]:
+    def _rehearse(self, actions: Actions) -> list[Mirror]:
         """Who follows what."""
 
         def mirror(kind: Kind, *listeners: Listener) -> Mirror:
             told = (self._recorder(kind), *listeners)
-            return Mirror(stage.api, kind, self._namespace, UID_LABEL, _all(told))
+            return Mirror(actions.api, kind, self._namespace, UID_LABEL, _all(told))
 
         configs = mirror(CONFIG_MAPS)
-        operator = TrainingOperator(stage)
-        self._kubelet = Kubelet(stage, self._script, configs.objects)
+        operator = TrainingOperator(actions)
+        self._kubelet = Kubelet(actions, self._script, configs.objects)
         jobs = mirror(JOBS, operator.job_changed)
         pods = mirror(PODS, operator.pod_changed, self._kubelet.pod_changed)
         return [configs, jobs, pods, *map(mirror, _ONLY_RECORDED)]
@@ -166,45 +159,3 @@ def _all(listeners: tuple[Listener, ...]) -> Listener:
             listener(change, thing)
 
     return tell
-
-
-async def _raise_node(api: Api) -> None:
-    """The node that all played pods are bound to: without one, pod garbage collection removes
-    them."""
-    ready = {
-        "type": "Ready",
-        "status": "True",
-        "reason": "KubeletReady",
-        "lastHeartbeatTime": timestamp(datetime.now(UTC)),
-        "lastTransitionTime": timestamp(datetime.now(UTC)),
-    }
-    room = {"cpu": "1M", "memory": "1Pi", "pods": "1M", "nvidia.com/gpu": "1M"}
-    node = {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": NODE},
-        "status": {"conditions": [ready], "capacity": room, "allocatable": room},
-    }
-    try:
-        await api.post(NODES.path(None), node)
-    except ApiError as error:
-        if error.status != 409:
-            raise
-        body = {"status": {"conditions": [ready]}}
-        await api.patch(NODES.path(None, NODE, "status"), body)
-
-
-async def _beat(api: Api) -> None:
-    """Renew the node's lease: pods of a node that is not heard of are evicted."""
-    lease: Json = {
-        "apiVersion": "coordination.k8s.io/v1",
-        "kind": "Lease",
-        "metadata": {"name": NODE},
-        "spec": {"holderIdentity": NODE, "leaseDurationSeconds": 40},
-    }
-    while True:
-        lease["spec"]["renewTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        path = LEASES.path(_LEASES, NODE)
-        params = f"{path}?fieldManager=played&force=true"
-        await api.patch(params, lease, "application/apply-patch+yaml")
-        await asyncio.sleep(_BEAT_S)

@@ -21,7 +21,8 @@ class ProgressServer:
 
     async def start(self, port: int) -> web.ServerRunner:
         """Listen on all addresses; the caller cleans the runner up."""
-        runner = web.ServerRunner(web.Server(self._answer))
+        server = web.Server(self._answer, handler_cancellation=True)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "0.0.0.0", port).start()
         return runner

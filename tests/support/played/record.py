@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TextIO
 
@@ -67,6 +67,8 @@ class Record:
         """In order of their answers."""
         self.ran: dict[str, Ran] = {}
         """By the UID of the pod."""
+        self.refused: list[str] = []
+        """Why pods could not be created: quotas, policies."""
         self.troubles: list[str] = []
         """Errors of the player itself; a test that trusts it sees that there are none."""
         self._file = file
@@ -123,7 +125,7 @@ class Record:
 
     def _write(self, event: str, what: Seen | Sent) -> None:
         if self._file:
-            self._file.write(orjson.dumps({"event": event, **asdict(what)}).decode() + "\n")
+            self._file.write(orjson.dumps({"event": event, **vars(what)}).decode() + "\n")
 
 
 def _overlapping(pods: list[Ran]) -> Iterator[tuple[Ran, Ran]]:

@@ -1,19 +1,22 @@
 """The Training Operator: pods for PyTorchJobs, and the jobs' statuses."""
 
+import asyncio
 from collections import defaultdict
 from datetime import UTC, datetime
 
-from played.api import JOBS, PODS, Json
+from played.actions import Actions
+from played.api import JOBS, PODS, ApiError, Json
 from played.job_rules import JOB_NAME, next_of, pod_of
 from played.mirror import Change, Key, key_of
-from played.stage import Stage
+
+_AGAIN_S = 0.5
 
 
 class TrainingOperator:
     """Reconciles each job whenever the job or one of its pods changes, one at a time per job."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, actions: Actions) -> None:
+        self._actions = actions
         self._jobs: dict[Key, Json] = {}
         self._pods: dict[str, dict[str, Json]] = defaultdict(dict)
         self._expected: set[tuple[str, str]] = set()
@@ -48,7 +51,7 @@ class TrainingOperator:
             self._again.add(key)
             return
         self._busy.add(key)
-        self._stage.start(self._work(key))
+        self._actions.start(self._work(key))
 
     async def _work(self, key: Key) -> None:
         try:
@@ -68,23 +71,38 @@ class TrainingOperator:
         # Before the pods: what the real one writes when it first sees a job.
         if step.status is not None:
             conditions = [each["type"] for each in step.status["conditions"]]
-            await self._stage.set_status(JOBS, job, conditions[-1], step.status)
+            await self._actions.set_status(JOBS, job, conditions[-1], step.status)
+            # What it wrote counts at once: a pod's change may come before the job's.
+            job["status"] = step.status
         for pod in (pod_of(job, index) for index in step.create):
-            await self._create(uid, pod)
+            await self._create(key_of(job), uid, pod)
         for name in step.delete:
             path, pod_uid = PODS.path(namespace, name), pods[name]["metadata"]["uid"]
-            request = self._stage.api.delete(path, pod_uid)
-            await self._stage.change(PODS, pods[name], "deleted", request)
+            request = self._actions.api.delete(path, pod_uid)
+            await self._actions.change(PODS, pods[name], "deleted", request)
 
-    async def _create(self, job_uid: str, pod: Json) -> None:
+    async def _create(self, key: Key, job_uid: str, pod: Json) -> None:
         """Once; until the pod is seen, or seen to be gone, it counts as there."""
         expected = (job_uid, pod["metadata"]["name"])
         if expected in self._expected:
             return
         self._expected.add(expected)
         path = PODS.path(pod["metadata"]["namespace"])
-        if not await self._stage.change(PODS, pod, "created", self._stage.api.post(path, pod)):
-            self._expected.discard(expected)
+        try:
+            request = self._actions.api.post(path, pod)
+            if await self._actions.change(PODS, pod, "created", request):
+                return
+        except ApiError as error:
+            # A quota or a policy: someone may change it.
+            if error.status not in (403, 422):
+                raise
+            self._actions.record.refused.append(str(error))
+            self._actions.start(self._try_again(key))
+        self._expected.discard(expected)
+
+    async def _try_again(self, key: Key) -> None:
+        await asyncio.sleep(_AGAIN_S)
+        self._enqueue(key)
 
 
 def _owner(thing: Json) -> str | None:

@@ -11,6 +11,7 @@ import httpx2
 from prism_api.rollout import Weights, check_vllm
 from prism_trainer.engine.sources import TensorSource
 from prism_trainer.rollouts import Completion, Request, SamplingParams
+from prism_trainer.rollouts.addresses import known_urls, server_urls
 from prism_trainer.rollouts.dispatch import dispatch
 from prism_trainer.rollouts.faults import Budget, Fault
 from prism_trainer.rollouts.publish import Publisher
@@ -22,6 +23,7 @@ class Servers:
     """Where the rollout servers are and how they are used."""
 
     urls: tuple[str, ...]
+    """A host may be a name that has several addresses: a server each."""
     token: str
     concurrency: int = 64
     """Requests (prompts) that one server has at a time; it queues what it cannot compute yet."""
@@ -70,7 +72,8 @@ class VllmClient:
         lengths = (len(request.prompt.token_ids) for request in requests)
         context = self._possible(max(lengths, default=0) + params.max_tokens)
         async with _http(servers) as http:
-            endpoints = [Endpoint(http, url, servers.limits) for url in servers.urls]
+            urls = await server_urls(servers.urls, servers.budget)
+            endpoints = [Endpoint(http, url, servers.limits) for url in urls]
             workers = [
                 RolloutServer(endpoint, weights, context, self._eos_id) for endpoint in endpoints
             ]
@@ -93,7 +96,7 @@ def check_versions(servers: Servers) -> None:
 
 async def _check_versions(servers: Servers) -> None:
     async with _http(servers) as http:
-        for url in servers.urls:
+        for url in await known_urls(servers.urls):
             endpoint = Endpoint(http, url, servers.limits)
             with suppress(Fault):
                 state = await endpoint.state("state", "GET", None, servers.limits.answer)

@@ -1,5 +1,4 @@
-"""What the players of one cluster share: the API, the record, and tasks that do not fail in
-silence."""
+"""Changes to a cluster, recorded, and tasks that do not fail in silence."""
 
 import asyncio
 import time
@@ -14,8 +13,8 @@ from played.record import Record, Sent
 
 
 @dataclass
-class Stage:
-    """Where a player acts."""
+class Actions:
+    """What a player does to a cluster."""
 
     api: Api
     record: Record
@@ -49,11 +48,13 @@ class Stage:
     ) -> bool:
         """Make a change to an object and record it; false: the object is gone, or there is another
         one of its name."""
-        sent_at = time.time()
         try:
-            await request
+            async with self.api.slots:
+                sent_at = time.time()
+                await request
         except ApiError as error:
-            if error.status in (404, 409, 422):
+            # Another UID is no conflict to the API server: a field that never changes is changed.
+            if error.status in (404, 409) or "metadata.uid" in str(error):
                 return False
             raise
         meta = thing["metadata"]
