@@ -134,7 +134,7 @@ class Theatre:
     def sweep(self, scenario: str, calm: Calm) -> Iterator[Point]:
         """Points before and after each write, in turn, until a run has no more; then before and
         after all creations and deletions of the undisturbed run that were missed so."""
-        missed = {(m, w) for m in MOMENTS for w in calm.writes if not w.endswith("status")}
+        missed = {(m, w) for m in MOMENTS for w in calm.writes if "/" in w and not w.endswith("/status")}
         for first in count(0, self.at_once):
             indices = range(first, first + self.at_once)
             found = list(self._all(scenario, calm, [_at(m, i) for i in indices for m in MOMENTS]))
@@ -173,5 +173,5 @@ def _to(moment: Moment, target: str) -> Stop:
 
 def _target(write: Write) -> str:
     """What it writes: `POST configmaps/r-sft-a1`."""
-    parts = write.path.partition("/namespaces/")[2].partition("/")
-    return f"{write.verb} {parts[2]}"
+    target = write.path.partition("/namespaces/")[2].partition("/")[2]
+    return f"{write.verb} {'events' if target.startswith('events/') else target}"

@@ -15,16 +15,20 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import kopf
+from prometheus_client import CollectorRegistry
 
 from played import from_kubeconfig
 from prism_api.resources import Images
-from prism_operator.cluster.client import Client, RequestObserver
-from prism_operator.cluster.connection import Connection, connect
-from prism_operator.cluster.controller import Controller, Pace
+from prism_operator.cluster.client import Client
+from prism_operator.cluster.connection import Connection
+from prism_operator.cluster.controller import Controller, Pace, Scope
 from prism_operator.cluster.errors import ClusterError
-from prism_operator.handlers import build_registry, build_settings
+from prism_operator.cluster.herald import Herald
+from prism_operator.cluster.metrics import setup_metrics
+from prism_operator.operate import run_controller
 
 IMAGES = Images(trainer="registry.example/trainer:1", rollout="registry.example/rollout:1")
+PACE = Pace(poll_seconds=0.2)
 END_SECONDS = 20.0
 
 
@@ -54,14 +58,13 @@ class MortalClient(Client):
         self,
         connection: Connection,
         hook: WriteHook,
-        on_death: Callable[[], None],
-        observer: RequestObserver | None = None,
+        on_death: Callable[[], object],
+        writes: list[Write],
     ) -> None:
-        super().__init__(connection, observer)
-        self._hook, self._on_death = hook, on_death
+        """What is to be sent is added to `writes`."""
+        super().__init__(connection)
+        self._hook, self._on_death, self._writes = hook, on_death, writes
         self.is_dead = False
-        self.writes: list[Write] = []
-        """All that were to be sent, in order."""
 
     def die(self) -> None:
         """From the loop's thread only."""
@@ -81,8 +84,8 @@ class MortalClient(Client):
     async def _write(
         self, verb: str, path: str, send: Coroutine[Any, Any, dict[str, Any]]
     ) -> dict[str, Any]:
-        write = Write(len(self.writes), verb, path, time.monotonic())
-        self.writes.append(write)
+        write = Write(len(self._writes), verb, path, time.monotonic())
+        self._writes.append(write)
         with closing(send):
             self._ask(write, "before")
             try:
@@ -104,14 +107,6 @@ class MortalClient(Client):
             raise asyncio.CancelledError
 
 
-def _path(verb: str, path: str, body: Any) -> str:
-    return f"{path}/{body['metadata']['name']}" if verb == "POST" else path
-
-
-def _lives_on(write: Write, moment: Moment) -> bool:
-    return False
-
-
 class RunningOperator:
     """`with RunningOperator(...) as operator:` works from the start of the block to its end.
 
@@ -124,19 +119,17 @@ class RunningOperator:
         namespaces: Sequence[str],
         *,
         progress_port: int,
-        pace: Pace = Pace(poll_seconds=0.2),  # noqa: B008 (frozen)
+        pace: Pace = PACE,
         images: Images = IMAGES,
-        on_write: WriteHook = _lives_on,
-        observer: RequestObserver | None = None,
+        on_write: WriteHook | None = None,
     ) -> None:
         url, credentials = from_kubeconfig(kubeconfig)
         ca = str(credentials.ca) if credentials.ca else None
         self._login = kopf.ConnectionInfo(server=url, ca_path=ca, token=credentials.token)
-        self._namespaces, self._port, self._pace = tuple(namespaces), progress_port, pace
-        self._images, self._observer = images, observer
-        self.on_write = on_write
+        self._scope, self._pace = Scope(tuple(namespaces), images, progress_port), pace
+        self.on_write: WriteHook = on_write or _lives_on
         """Exchange it before a start."""
-        self.controller: Controller | None = None
+        self.metrics = setup_metrics(CollectorRegistry())
         """Of this life, or the last one."""
         self.writes: list[Write] = []
         """Of all its lives."""
@@ -207,44 +200,24 @@ class RunningOperator:
         task = asyncio.current_task()
         assert task is not None
         self._loop, self._task = asyncio.get_running_loop(), task
-        connection = connect(self._login)
-        client = MortalClient(connection, self.on_write, task.cancel, self._observer)
-        self._client, client.writes = client, self.writes
+        connection = Connection.of(self._login)
+        client = MortalClient(connection, self.on_write, task.cancel, self.writes)
+        self._client, self.metrics = client, setup_metrics(CollectorRegistry())
+        controller = Controller(
+            client, self._scope, self._pace, self.metrics, Herald(client, "running-operator")
+        )
+        self._started.set()
         try:
-            self.controller = self._controller(client)
-            self._started.set()
-            await self._operate(self.controller)
+            pace, names = self._pace, self._scope.namespaces
+            await run_controller(controller, names, pace.resync_seconds, lambda: self._login)
+            raise RuntimeError("controller or kopf ended by itself")
         finally:
             await client.close()
 
-    def _controller(self, client: Client) -> Controller:
-        return Controller(
-            client,
-            self._namespaces,
-            self._images,
-            self._pace,
-            on_stored=lambda record, before: None,
-            on_reconciled=lambda seconds: None,
-            on_restart=lambda resource, why: None,
-            progress_port=self._port,
-        )
 
-    async def _operate(self, controller: Controller) -> None:
-        """Controller and kopf, until one of them ends, which is an error, or this is cancelled."""
-        registry = build_registry(controller, lambda: self._login)
-        settings = build_settings(clusterwide=not self._namespaces, resync_seconds=300)
-        watching = kopf.operator(
-            registry=registry,
-            settings=settings,
-            standalone=True,
-            clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
-        )
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(controller.run())
-            tasks.create_task(_endless(watching))
+def _path(verb: str, path: str, body: Any) -> str:
+    return f"{path}/{body['metadata']['name']}" if verb == "POST" else path
 
 
-async def _endless(watching: Any) -> None:
-    await watching
-    raise RuntimeError("kopf ended by itself")
+def _lives_on(write: Write, moment: Moment) -> bool:
+    return False
