@@ -1,10 +1,12 @@
 """The test cluster itself: what other tests take for granted of it."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,17 @@ def test_a_test_may_play_the_kubelet(cluster: ApiCluster, namespace: str) -> Non
     assert admin.get("v1", "pods", "pod", namespace)["status"]["phase"] == "Running"
 
 
+def test_a_pod_on_a_node_ends_when_its_kubelet_says_so(cluster: ApiCluster, namespace: str) -> None:
+    admin = cluster.admin
+    spec = {"nodeName": "played", "containers": [{"name": "main", "image": "none"}]}
+    metadata = {"name": "pod", "namespace": namespace}
+    admin.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    admin.delete("v1", "pods", "pod", namespace)
+    assert "deletionTimestamp" in admin.get("v1", "pods", "pod", namespace)["metadata"]
+    admin.delete("v1", "pods", "pod", namespace, grace_s=0)
+    assert admin.find("v1", "pods", "pod", namespace) is None
+
+
 def test_a_service_account_may_do_what_its_role_says_and_no_more(
     cluster: ApiCluster, namespace: str
 ) -> None:
@@ -151,6 +164,13 @@ def test_the_api_server_survives_a_crash_with_address_data_and_tokens(
     )
 
 
+def test_an_api_server_lives_on_after_the_thread_that_restarted_it(cluster: ApiCluster) -> None:
+    with ThreadPoolExecutor() as threads:
+        threads.submit(cluster.restart_apiserver).result()
+    assert cluster.admin.answers("/readyz")
+    assert _runs(cluster.pids()["kube-apiserver"])
+
+
 def test_a_hanging_api_server_answers_again_when_it_goes_on(cluster: ApiCluster) -> None:
     cluster.pause()
     try:
@@ -170,6 +190,35 @@ def test_pytorchjobs_are_served_and_validated(cluster: ApiCluster, namespace: st
     with pytest.raises(ApiError, match="replicas") as refused:
         cluster.admin.create(damaged)
     assert refused.value.code == 422
+
+
+def test_what_owns_by_a_kind_installed_later_is_collected_too(
+    cluster: ApiCluster, namespace: str, tmp_path: Path
+) -> None:
+    schema = {"openAPIV3Schema": {"type": "object"}}
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "owners.tests.prism.dev"},
+        "spec": {
+            "group": "tests.prism.dev",
+            "scope": "Namespaced",
+            "names": {"plural": "owners", "singular": "owner", "kind": "Owner"},
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
+        },
+    }
+    manifest = tmp_path / "crd.yaml"
+    manifest.write_text(json.dumps(crd))
+    cluster.install_crds([manifest])
+    metadata = {"name": "owner", "namespace": namespace}
+    owner = {"apiVersion": "tests.prism.dev/v1", "kind": "Owner", "metadata": metadata}
+    owner = cluster.admin.create(owner)
+    cluster.admin.create(config_map("child", namespace, ownerReferences=owned_by(owner)))
+    cluster.admin.delete("tests.prism.dev/v1", "owners", "owner", namespace)
+    wait_for(
+        "the child's end",
+        lambda: not cluster.admin.find("v1", "configmaps", "child", namespace),
+    )
 
 
 def test_server_side_apply_changes_what_it_states_and_nothing_else(

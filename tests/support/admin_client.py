@@ -36,7 +36,7 @@ def resource_path(
 
 
 class AdminClient:
-    """Objects as plain dictionaries; connections are kept. Raises ApiError unless told otherwise.
+    """Objects as plain dictionaries; connections are kept. Refusals are ApiErrors.
 
     Objects are addressed as in URLs: `get("apps/v1", "deployments", "web", namespace)`.
     """
@@ -45,7 +45,8 @@ class AdminClient:
         self._http = httpx2.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
-            transport=httpx2.HTTPTransport(verify=authority, retries=3),
+            verify=authority,
+            trust_env=False,
             timeout=60,
         )
         self._plural = cache(self._discovered_plural)
@@ -72,6 +73,14 @@ class AdminClient:
         except httpx2.TransportError:
             return False
 
+    def serves(self, api_version: str, kind: str) -> bool:
+        """Whether discovery names the kind and its objects can be listed now."""
+        try:
+            plural = self._plurals(api_version).get(kind)
+        except ApiError:
+            return False
+        return plural is not None and self.answers(resource_path(api_version, plural))
+
     def request(
         self,
         method: str,
@@ -80,19 +89,14 @@ class AdminClient:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Document:
-        """Any request; `body` is sent as JSON. Once more if a kept connection was cut meanwhile."""
-        content = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": content_type}
-
-        def send() -> httpx2.Response:
-            return self._http.request(
-                method, path, content=content, params=dict(query or {}), headers=headers
-            )
-
-        try:
-            response = send()
-        except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
-            response = send()
+        """Any request, sent once; `body` goes as JSON."""
+        response = self._http.request(
+            method,
+            path,
+            content=None if body is None else json.dumps(body).encode(),
+            params=dict(query or {}),
+            headers={"Content-Type": content_type},
+        )
         if response.is_error:
             raise _error(response)
         answer: Document = response.json() if response.text.startswith("{") else {}
@@ -184,12 +188,14 @@ class AdminClient:
         )
 
     def _discovered_plural(self, api_version: str, kind: str) -> str:
+        if not (plural := self._plurals(api_version).get(kind)):
+            raise LookupError(f"the API server has no kind {kind} in {api_version}")
+        return plural
+
+    def _plurals(self, api_version: str) -> dict[str, str]:
         path = f"/{'apis' if '/' in api_version else 'api'}/{api_version}"
-        for resource in self.request("GET", path)["resources"]:
-            if resource["kind"] == kind and "/" not in resource["name"]:
-                plural: str = resource["name"]
-                return plural
-        raise LookupError(f"the API server has no kind {kind} in {api_version}")
+        resources = self.request("GET", path)["resources"]
+        return {one["kind"]: one["name"] for one in resources if "/" not in one["name"]}
 
 
 def _error(response: httpx2.Response) -> ApiError:

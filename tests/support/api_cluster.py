@@ -10,6 +10,8 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,18 +21,17 @@ import yaml
 from admin_client import AdminClient
 from cluster_binaries import ClusterFiles, cluster_files
 from cluster_processes import ClusterFolder, ClusterProcess, remove_leftovers
+from control_plane import ControlPlane, users_csv
 from prism_operator.local.servers import port_of, reserved_port
 
 READY_SECONDS = 120.0
-CONTROLLER_MANAGER = "system:kube-controller-manager"
 Found = TypeVar("Found")
 
 
 class ApiCluster:
     """A running cluster; `with ApiCluster() as cluster` ends it. One session may have several.
 
-    To be started by a thread that outlives it: the processes end with the thread (and with the
-    session, however that ends).
+    Its processes end with the session, however that ends.
     """
 
     def __init__(self, crds: Sequence[Path] = ()) -> None:
@@ -41,10 +42,17 @@ class ApiCluster:
         self.folder = self._folder.path
         """Logs (`*.log`), data and kubeconfigs."""
         self._ports = [reserved_port() for _ in range(3)]
-        self._api_port, self._etcd_port, self._etcd_peer_port = map(port_of, self._ports)
-        self.url = f"https://127.0.0.1:{self._api_port}"
-        self._tokens = {"admin": secrets.token_hex(), CONTROLLER_MANAGER: secrets.token_hex()}
+        self._plane = ControlPlane(self.folder, *map(port_of, self._ports))
+        self.url = self._plane.url
+        self.certificate_authority = self._plane.certificate
+        """What clients verify the API server with (PEM)."""
+        self._admin_token, self._manager_token = secrets.token_hex(), secrets.token_hex()
+        self.admin_kubeconfig = self._kubeconfig("admin", self._admin_token)
+        """A kubeconfig with all rights."""
         self._processes: dict[str, ClusterProcess] = {}
+        # The kernel ends processes with the thread that started them, so this one does: whoever
+        # restarts the API server may be a thread that ends soon.
+        self._starter = ThreadPoolExecutor(max_workers=1)
         self._admin: AdminClient | None = None
         try:
             self._start(crds)
@@ -69,6 +77,7 @@ class ApiCluster:
             self._admin.close()
         for process in reversed(self._processes.values()):
             process.kill()
+        self._starter.shutdown()
         for holder in self._ports:
             holder.close()
         self._folder.remove()
@@ -80,16 +89,6 @@ class ApiCluster:
         """The API with all rights."""
         assert self._admin is not None, "the cluster has not started"
         return self._admin
-
-    @property
-    def certificate_authority(self) -> Path:
-        """What clients verify the API server with (PEM)."""
-        return self.folder / "apiserver" / "apiserver.crt"
-
-    @property
-    def admin_kubeconfig(self) -> Path:
-        """A kubeconfig with all rights."""
-        return self._kubeconfig("admin", self._tokens["admin"])
 
     def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
         """A kubeconfig with the rights of a ServiceAccount, by a fresh token for a day."""
@@ -188,98 +187,42 @@ class ApiCluster:
     # --- how it starts ---
 
     def _start(self, crds: Sequence[Path]) -> None:
-        self._start_etcd()
+        self._launch("etcd", self._plane.etcd())
         self._start_apiserver()
         self.install_crds([self._files.pytorchjob_crd, *crds])
         self._start_controller_manager()
         self._wait("the controllers", lambda: self._default_account("default"))
 
-    def _start_etcd(self) -> None:
-        client = f"http://127.0.0.1:{self._etcd_port}"
-        peer = f"http://127.0.0.1:{self._etcd_peer_port}"
-        self._launch(
-            "etcd",
-            f"--data-dir={self.folder}/etcd",
-            f"--listen-client-urls={client}",
-            f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-            "--unsafe-no-fsync",
-            f"--quota-backend-bytes={8 << 30}",
-            "--log-level=warn",
-        )
-
     def _start_apiserver(self) -> None:
-        folder = self.folder / "apiserver"
-        folder.mkdir(exist_ok=True)
-        users = folder / "users.csv"
-        users.write_text(
-            f'{self._tokens["admin"]},admin,admin,"system:masters"\n'
-            f"{self._tokens[CONTROLLER_MANAGER]},{CONTROLLER_MANAGER},{CONTROLLER_MANAGER}\n"
-        )
-        users.chmod(0o600)
-        # It makes its own certificate there, whose key serves for ServiceAccount tokens as well.
-        key = folder / "apiserver.key"
-        self._launch(
-            "kube-apiserver",
-            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-            f"--cert-dir={folder}",
-            f"--token-auth-file={users}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",
-            f"--secure-port={self._api_port}",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--authorization-mode=Node,RBAC",
-            "--allow-privileged=true",
-            f"--service-account-key-file={key}",
-            f"--service-account-signing-key-file={key}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            # No limit on requests: load tests measure the operator, not the server's patience.
-            "--enable-priority-and-fairness=false",
-            "--max-requests-inflight=0",
-            "--max-mutating-requests-inflight=0",
-            "--profiling=false",
-        )
+        users = self._private("users.csv", users_csv(self._admin_token, self._manager_token))
+        self._launch("kube-apiserver", self._plane.apiserver(users))
         self._wait("kube-apiserver", self._apiserver_ready)
 
     def _apiserver_ready(self) -> bool:
-        if not self.certificate_authority.exists():
+        if not self._plane.key.exists():  # written after the certificate, at the first start
             return False
         if self._admin is None:
             authority = ssl.create_default_context(cafile=str(self.certificate_authority))
-            self._admin = AdminClient(self.url, self._tokens["admin"], authority)
+            self._admin = AdminClient(self.url, self._admin_token, authority)
         return self._admin.answers("/readyz")
 
     def _start_controller_manager(self) -> None:
-        folder = self.folder / "apiserver"
-        kubeconfig = self._kubeconfig("controller-manager", self._tokens[CONTROLLER_MANAGER])
-        self._launch(
-            "kube-controller-manager",
-            f"--kubeconfig={kubeconfig}",
-            f"--root-ca-file={folder}/apiserver.crt",
-            f"--service-account-private-key-file={folder}/apiserver.key",
-            "--use-service-account-credentials",
-            "--leader-elect=false",
-            "--secure-port=0",
-            "--kube-api-qps=10000",
-            "--kube-api-burst=10000",
-            "--concurrent-namespace-syncs=20",
-            "--concurrent-serviceaccount-token-syncs=20",
-            "--profiling=false",
-        )
+        kubeconfig = self._kubeconfig("controller-manager", self._manager_token)
+        self._launch("kube-controller-manager", self._plane.controller_manager(kubeconfig))
 
-    def _launch(self, name: str, *arguments: str) -> None:
+    def _launch(self, name: str, arguments: Sequence[str]) -> None:
         command = [str(self._files.programs[name]), *arguments]
-        self._processes[name] = ClusterProcess(command, self.folder / f"{name}.log")
+        log = self.folder / f"{name}.log"
+        self._processes[name] = self._starter.submit(ClusterProcess, command, log).result()
 
     def _kubeconfig(self, name: str, token: str, namespace: str = "default") -> Path:
-        path = self.folder / f"{name}.kubeconfig"
+        document = self._plane.kubeconfig(token, namespace)
+        return self._private(f"{name}.kubeconfig", yaml.safe_dump(document))
+
+    def _private(self, name: str, text: str) -> Path:
+        path = self.folder / name
         path.touch(mode=0o600)
-        path.write_text(
-            yaml.safe_dump(kubeconfig(self.url, self.certificate_authority, token, namespace))
-        )
+        path.write_text(text)
         return path
 
     # --- waiting ---
@@ -292,16 +235,20 @@ class ApiCluster:
                 process.check()
             return found()
 
-        return wait_for(what, ask, READY_SECONDS)
+        try:
+            return wait_for(what, ask, READY_SECONDS)
+        except AssertionError as error:
+            logs = [process.last_lines() for process in self._processes.values()]
+            raise AssertionError("\n\n".join([str(error), *logs])) from None
 
     def _default_account(self, namespace: str) -> bool:
         return bool(self.admin.find("v1", "serviceaccounts", "default", namespace))
 
     def _wait_until_served(self, crd: dict[str, Any]) -> None:
-        spec, plural = crd["spec"], crd["spec"]["names"]["plural"]
+        spec, kind = crd["spec"], crd["spec"]["names"]["kind"]
         for version in (version["name"] for version in spec["versions"] if version["served"]):
-            path = f"/apis/{spec['group']}/{version}/{plural}"
-            self._wait(f"{plural}.{spec['group']}", lambda path=path: self.admin.answers(path))
+            api_version = f"{spec['group']}/{version}"
+            self._wait(f"{kind} of {api_version}", partial(self.admin.serves, api_version, kind))
 
 
 def wait_for(what: str, found: Callable[[], Found], seconds: float = 60.0) -> Found:
@@ -311,23 +258,6 @@ def wait_for(what: str, found: Callable[[], Found], seconds: float = 60.0) -> Fo
         assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
         time.sleep(0.02)
     return answer
-
-
-def kubeconfig(url: str, authority: Path, token: str, namespace: str) -> dict[str, Any]:
-    """The document that clients read, for one cluster and one user."""
-    name = "test"
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [
-            {"name": name, "cluster": {"server": url, "certificate-authority": str(authority)}}
-        ],
-        "users": [{"name": name, "user": {"token": token}}],
-        "contexts": [
-            {"name": name, "context": {"cluster": name, "user": name, "namespace": namespace}}
-        ],
-        "current-context": name,
-    }
 
 
 def _yaml_documents(text: str) -> list[dict[str, Any]]:

@@ -13,9 +13,8 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +112,11 @@ def _made_once(path: Path, make: Callable[[Path], None]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.parent / ".lock"):
         if not path.exists():
-            with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
-                make(Path(folder, path.name))
-                Path(folder, path.name).rename(path)
+            new = path.parent / ".new"
+            shutil.rmtree(new, ignore_errors=True)  # what a killed build has left
+            new.mkdir()
+            make(new / path.name)
+            (new / path.name).rename(path)
     return path
 
 
@@ -127,46 +128,30 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _go(module: str, *arguments: str) -> str:
-    _require_go(module)
-    return _run_go(module, arguments)
-
-
-def _require_go(module: str) -> None:
-    wanted = next(
-        line.removeprefix("go ").strip()
-        for line in (MODULES / module / "go.mod").read_text().splitlines()
-        if line.startswith("go ")
-    )
-    remedy = (
-        f"install Go {wanted} or newer, or set KUBEBUILDER_ASSETS to a folder with ready "
-        f"{', '.join(PROGRAMS)}"
-    )
-    if shutil.which("go") is None:
-        raise ClusterBinariesError(
-            f"the test cluster is built with Go, and there is none: {remedy}"
+    folder = MODULES / module
+    try:
+        done = subprocess.run(
+            ["go", *arguments],
+            cwd=folder,
+            env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
+            capture_output=True,
+            text=True,
         )
-    try:  # Go itself knows whether it can serve a module or fetch a toolchain that does.
-        _run_go(module, ["mod", "edit", "-json"])
-        _run_go(module, ["env", "GOVERSION"])
-    except ClusterBinariesError as error:
-        raise ClusterBinariesError(
-            f"this Go cannot build the test cluster: {remedy}\n{error}"
-        ) from error
-
-
-def _run_go(module: str, arguments: Sequence[str]) -> str:
-    done = subprocess.run(
-        ["go", *arguments],
-        cwd=MODULES / module,
-        env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
-        capture_output=True,
-        text=True,
-    )
+    except FileNotFoundError:
+        raise ClusterBinariesError(f"there is no Go: {_remedy(folder)}") from None
     if done.returncode:
-        raise ClusterBinariesError(
-            f"`go {' '.join(arguments)}` in tests/cluster/go/{module} failed: {done.stderr.strip()}"
-        )
+        command = f"`go {' '.join(arguments)}` in tests/cluster/go/{module}"
+        raise ClusterBinariesError(f"{command} failed:\n{done.stderr.strip()}\n{_remedy(folder)}")
     return done.stdout
+
+
+def _remedy(module: Path) -> str:
+    lines = (module / "go.mod").read_text().splitlines()
+    version = next(line for line in lines if line.startswith("go ")).removeprefix("go ")
+    return (
+        f"the test cluster is built with Go {version} or newer, once: install it. (A folder named "
+        f"by KUBEBUILDER_ASSETS may hold ready {', '.join(PROGRAMS)}; a CRD still comes by Go.)"
+    )
 
 
 def _say(line: str) -> None:

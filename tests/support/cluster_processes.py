@@ -30,7 +30,8 @@ class ClusterFolder:
 
     def remove(self) -> None:
         """Remove it with all that is in it; nothing may run in it any more."""
-        shutil.rmtree(self.path)
+        # Once the lock's file is gone, another session may take it for left over and help.
+        shutil.rmtree(self.path, ignore_errors=True)
         if self._lock:
             self._lock.close()
 
@@ -72,10 +73,9 @@ def _kill_processes_of(folder: Path) -> None:
 
 
 class ClusterProcess:
-    """A process that ends with this one; its output goes to a file."""
+    """A process that ends with the thread that starts it; its output goes to a file."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
-        # The kernel ties it to the thread that starts it: that must live as long as the cluster.
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -95,12 +95,17 @@ class ClusterProcess:
     def check(self) -> None:
         """Raise RuntimeError with the end of its log if it has ended."""
         if (code := self._process.poll()) is not None:
-            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-            raise RuntimeError(f"{self.log.stem} ended with {code}; its last lines:\n{tail}")
+            raise RuntimeError(f"{self.log.stem} ended with {code}; {self.last_lines()}")
+
+    def last_lines(self) -> str:
+        """The end of its log, with the log's name."""
+        lines = self.log.read_text(errors="replace").splitlines()[-20:]
+        return "\n".join([f"the last lines of {self.log.name}:", *lines])
 
     def pause(self) -> None:
-        """Let it hang: connections stay open and nothing answers."""
+        """Let it hang: connections stay open and nothing answers. It hangs when this returns."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let it go on."""
