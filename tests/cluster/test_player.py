@@ -401,7 +401,7 @@ def test_the_player_as_a_process_records_what_it_saw_and_sent(
     assert ("Pod", f"{job}-worker-0") in came
     whats = [line["what"] for line in lines if line["event"] == "sent"]
     # Of what comes last, the answer may be under way when the process ends.
-    assert whats[:5] == ["Created", "created", "scheduled", "waiting", "running"]
+    assert {"Created", "created", "scheduled", "waiting", "running"} <= set(whats)
 
 
 def test_first_attempts_of_bad_days_fail_and_second_ones_do_not() -> None:
