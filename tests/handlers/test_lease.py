@@ -409,7 +409,7 @@ def test_what_keeps_a_candidate_from_the_lease_is_said_once(
 
     run_virtually(main())
     assert [record.message for record in caplog.records] == [
-        f"the Lease {NAME.path}: get: forbidden; trying again"
+        f"the Lease {NAME.path}: get: forbidden (403); trying again"
     ]
 
 

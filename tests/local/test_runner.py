@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from prism_api.exit_codes import ExitCode
 from prism_operator.local import runner
 from prism_operator.local.runner import run_locally
 from prism_operator.progress import ProgressView
@@ -24,3 +25,17 @@ def test_built_in_inputs_of_one_seed_are_not_used_for_another(
 
     inputs = tmp_path / "inputs"
     assert made == [(["digits"], inputs / "seed-0", 0), (["digits"], inputs / "seed-1", 1)]
+
+
+def test_a_cancelled_run_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "make_inputs", lambda *arguments: None)
+    cancelled = {"spec.cancel": True, "spec.model.uri": "builtin://digits/model"}
+
+    with ProgressView() as view:
+        code = run_locally(a_prism_run(SUSPENDED | cancelled), tmp_path, tmp_path, view)
+
+    assert code == ExitCode.SAVED
+    assert "cancelled by its user" in capsys.readouterr().out
+    assert not (tmp_path / "work").exists()

@@ -19,19 +19,19 @@ class LeaseStore:
     def read(self) -> dict[str, Any]:
         """The Lease; raises NotFound."""
         if self.lease is None:
-            raise NotFound("leases/prism-operator: not found")
+            raise NotFound("GET", 404, "not found")
         return copy.deepcopy(self.lease)
 
     def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """The Lease as created; raises AlreadyExists."""
         if self.lease is not None:
-            raise AlreadyExists("leases/prism-operator: exists")
+            raise AlreadyExists("POST", 409, "exists")
         return self._keep(manifest)
 
     def replace(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """The Lease as written; raises Conflict, NotFound."""
         if self.read()["metadata"]["resourceVersion"] != document["metadata"]["resourceVersion"]:
-            raise Conflict("leases/prism-operator: somebody else wrote first")
+            raise Conflict("PUT", 409, "somebody else wrote first")
         return self._keep(document)
 
     def _keep(self, document: Mapping[str, Any]) -> dict[str, Any]:

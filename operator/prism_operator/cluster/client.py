@@ -19,6 +19,7 @@ from prism_operator.cluster.errors import Unavailable, error_of
 Document = dict[str, Any]
 
 _REQUEST_SECONDS = 30.0
+_ACTIONS = {"GET": "get", "POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 
 
@@ -62,7 +63,8 @@ class Client:
         """A page of objects, as the API server has them now (no cached list)."""
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": "500"}
         accept = _METADATA_ONLY.format("List") if metadata else ""
-        return await self._request("GET", path, {**query, "continue": token}, accept=accept)
+        query["continue"] = token
+        return await self._request("GET", path, query, accept=accept, action="list")
 
     async def create(self, path: str, manifest: Mapping[str, Any]) -> Document:
         """A new object; AlreadyExists if there is one of its name, whoever made it."""
@@ -128,7 +130,10 @@ class Client:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         accept: str = "",
+        action: str = "",
     ) -> Document:
+        """`action` is the verb as RBAC and metrics name it, where the method does not tell."""
+        action = action or _ACTIONS[verb]
         if verb != "GET" and not self._may_write():
             raise Unavailable(f"{verb} {path}", 0, "not sent: this operator does not lead any more")
         started = time.perf_counter()
@@ -145,9 +150,9 @@ class Client:
             ) as answer:
                 content = await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._observer(verb, path, 0, time.perf_counter() - started)
+            self._observer(action, path, 0, time.perf_counter() - started)
             raise Unavailable(f"{verb} {path}", 0, _said(error)) from error
-        self._observer(verb, path, answer.status, time.perf_counter() - started)
+        self._observer(action, path, answer.status, time.perf_counter() - started)
         if answer.status >= 300:
             raise _error(verb, path, answer, content)
         try:

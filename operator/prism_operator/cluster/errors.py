@@ -29,7 +29,7 @@ class NotFound(ClusterError):
 
 
 class Conflict(ClusterError):
-    """409."""
+    """409; also what the API server says of a patch for another object of the same name."""
 
 
 class AlreadyExists(Conflict):
@@ -79,5 +79,7 @@ def error_of(request: str, code: int, status: dict[str, Any], retry_after: str) 
         return Throttled(request, code, message, seconds)
     if code == 409 and status.get("reason") == "AlreadyExists":
         return AlreadyExists(request, code, message)
+    if code == 422 and "metadata.uid" in message:
+        return Conflict(request, code, message)
     default = Unavailable if code >= 500 else ClusterError
     return _BY_CODE.get(code, default)(request, code, message)

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -30,6 +31,7 @@ _SETTLED = {
     State.SUCCEEDED: ExitCode.DONE,
     State.SUSPENDED: ExitCode.SAVED,
     State.FAILED: ExitCode.CRASHED,
+    State.CANCELLED: ExitCode.SAVED,
     State.BLOCKED: ExitCode.STORE,
 }
 
@@ -112,6 +114,7 @@ def _execute(
     try:
         while True:
             observed = executor.observe(suspend=run.spec.suspend or interrupts.any())
+            observed = replace(observed, cancel=run.spec.cancel)
             decision = decide(steps, run.spec.failure_policy, observed, time.time())
             shown.update(decision, observed)
             if decision.state in _SETTLED:

@@ -54,11 +54,9 @@ PODS = Kind("api/v1", "pods", "Pod")
 CONFIG_MAPS = Kind("api/v1", "configmaps", "ConfigMap")
 SECRETS = Kind("api/v1", "secrets", "Secret")
 SERVICES = Kind("api/v1", "services", "Service")
-NODES = Kind("api/v1", "nodes", "Node")
 JOBS = Kind("apis/kubeflow.org/v1", "pytorchjobs", "PyTorchJob")
 DEPLOYMENTS = Kind("apis/apps/v1", "deployments", "Deployment")
 POLICIES = Kind("apis/networking.k8s.io/v1", "networkpolicies", "NetworkPolicy")
-LEASES = Kind("apis/coordination.k8s.io/v1", "leases", "Lease")
 
 
 @dataclass(frozen=True)

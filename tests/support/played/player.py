@@ -23,7 +23,6 @@ from played.api import (
 )
 from played.kubelet import Kubelet
 from played.mirror import Change, Listener, Mirror
-from played.node import beat, raise_node
 from played.progress_server import ProgressServer
 from played.record import Record
 from played.script import Script
@@ -66,11 +65,9 @@ class Player:
         async with Api(self._url, self._credentials) as api:
             actions = Actions(api, self.record)
             mirrors = self._rehearse(actions)
-            await raise_node(api)
             runner = await ProgressServer(self._kubelet.by_ip).start(self.port)
             self.port = runner.addresses[0][1]
             following = [asyncio.create_task(mirror.run()) for mirror in mirrors]
-            following.append(asyncio.create_task(beat(api)))
             try:
                 await asyncio.gather(*(mirror.synced.wait() for mirror in mirrors))
                 self._ready.set()

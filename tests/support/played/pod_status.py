@@ -13,6 +13,7 @@ NEVER_STARTED = Exit(
     "ContainerStatusUnknown",
 )
 NODE = "played"
+"""Bound to by all pods; it need not exist where no controller judges nodes."""
 _HOST = "127.0.0.1"
 
 
