@@ -213,6 +213,7 @@ class RunningOperator:
             raise RuntimeError("controller or kopf ended by itself")
         finally:
             await client.close()
+            await asyncio.sleep(0.1)  # TLS says goodbye
 
 
 def _path(verb: str, path: str, body: Any) -> str:

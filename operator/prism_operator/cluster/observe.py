@@ -49,12 +49,15 @@ def servers_seen(document: Document) -> ServersSeen:
     """A Deployment of rollout servers."""
     meta, status = document["metadata"], document.get("status") or {}
     is_current = status.get("observedGeneration", 0) >= meta.get("generation", 0)
+    conditions = {c["type"]: c for c in status.get("conditions") or () if c["status"] == "True"}
+    failure = conditions.get("ReplicaFailure", {})
     return ServersSeen(
         uid=meta["uid"],
         name=meta["name"],
         kind=_kind_of(document),
         ready=status.get("readyReplicas", 0) if is_current else 0,
         is_deleting="deletionTimestamp" in meta,
+        blocker=f"{failure.get('reason', '')}: {failure.get('message', '')}".strip(": "),
     )
 
 

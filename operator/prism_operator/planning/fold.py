@@ -162,7 +162,8 @@ def _attempt_observed(
     ended = attempt.ended_at.timestamp() if attempt.ended_at else now
     started = attempt.admitted_at.timestamp() if attempt.admitted_at else ended
     is_mended = wanted.made_of.get(kind, attempt.made_of) != attempt.made_of
-    is_waiting = attempt.trainer_started_at is None and bool(attempt.message)
+    is_held = bool(attempt.message) or attempt.admitted_at is None
+    is_waiting = attempt.trainer_started_at is None and is_held
     state = attempt.outcome or "running"
     if state == "ended" and attempt.exit_code in _ASKS_FOR_CHANGES and is_mended:
         state = "interrupted"  # what made it fail was changed
@@ -199,7 +200,9 @@ def _after(
             facts = {"stopping": action.reason, "stopped_by": action.by}
             stage = stage.model_copy(update={"attempt": stage.attempt.model_copy(update=facts)})
     is_over = is_done or verdict.state in (State.FAILED, State.CANCELLED)
-    if is_over and stage.ended_at is None and stage.attempt is not None:
+    if not is_over:
+        return stage.model_copy(update={"ended_at": None})  # it goes on, if it was given up before
+    if stage.ended_at is None and stage.attempt is not None:
         stage = stage.model_copy(update={"ended_at": now})
     return stage
 

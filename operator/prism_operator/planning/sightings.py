@@ -67,6 +67,8 @@ class ServersSeen:
     kind: StageKind
     ready: int
     is_deleting: bool = False
+    blocker: str = ""
+    """Why it cannot make pods, in words; empty if it can."""
 
 
 @dataclass(frozen=True)

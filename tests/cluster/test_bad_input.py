@@ -1,0 +1,297 @@
+"""What users get wrong: the run says what it is and how to mend it, nothing is lost or counted as a
+fault, and it goes on by itself once that is mended."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from admin_client import ApiError
+from api_cluster import ApiCluster, wait_for
+from operated_runs import (
+    CONFIGS,
+    DEPLOYMENTS,
+    JOBS,
+    PODS,
+    POLICIES,
+    SECRETS,
+    SERVICES,
+    Document,
+    House,
+    Run,
+    a_house,
+    a_run,
+)
+from played import Part, Script, Server, Trainer
+from played.script import IMAGE, NO_NODE, SECRET
+from prism_api.names import API_VERSION, KIND, PLURAL, UID_LABEL
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+QUICK = Part(0.02, 0.02, 0.1, stop_s=0.02, steps=5)
+LONG = replace(QUICK, run_s=2.0, steps=40)
+STAYS = Part(0.02, 0.02, float("inf"), stop_s=0.02)
+CONFIG = replace(SECRET, message='configmap "settings" not found')
+
+Open = Callable[..., AbstractContextManager[House]]
+
+
+@pytest.fixture
+def house(cluster: ApiCluster, namespace: str) -> Open:
+    """Opens the namespace with parts for attempts: by default all of them quick."""
+
+    def open_with(
+        trainer: Callable[[Trainer], Part] = lambda who: QUICK,
+        server: Callable[[Server], Part] = lambda who: STAYS,
+    ) -> AbstractContextManager[House]:
+        return a_house(cluster, namespace, Script(trainer, server))
+
+    return open_with
+
+
+def first(part: Part) -> Callable[[Trainer], Part]:
+    """A part for first attempts; others are quick."""
+    return lambda who: part if who.attempt == 1 else QUICK
+
+
+def assert_unharmed(run: Run, restarts: int = 0) -> None:
+    """It ends well, and nothing that happened counts as its fault."""
+    status = run.ends()
+    assert status["restarts"] == restarts
+    for stage in status["stages"].values():
+        assert stage["restarts"].get("faults", 0) == 0
+        assert stage["state"] == "Succeeded"
+
+
+# --- what the run needs and is not there ---
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "words"),
+    [
+        (SECRET, ('secret "none" not found', "create it")),
+        (CONFIG, ('configmap "settings" not found', "create it")),
+        (NO_NODE, ("Insufficient nvidia.com/gpu", "nodes")),
+    ],
+    ids=["secret", "ConfigMap", "nodes"],
+)
+def test_what_a_pod_waits_for_is_told_and_the_same_attempt_goes_on_when_it_is_there(
+    house: Open, obstacle: Any, words: tuple[str, ...]
+) -> None:
+    with house(first(replace(QUICK, obstacle=obstacle))) as at:
+        run = at.run()
+        assert run.blocked("run-sft-a1-worker-0", *words)["reason"] == "StartBlocked"
+        event = run.event("CannotStart")
+        assert event["type"] == "Warning"
+        assert all(word in event["note"] for word in words)
+        at.player.clear("run")
+        assert_unharmed(run)
+
+
+def test_an_image_that_cannot_be_pulled_is_told_and_another_one_replaces_the_attempt_at_once(
+    house: Open,
+) -> None:
+    with house(first(replace(QUICK, obstacle=IMAGE))) as at:
+        run = at.run()
+        run.blocked("ImagePullBackOff", "registry.example/none:1", "set spec.images")
+        assert "set spec.images" in run.event("CannotStart")["note"]
+        run.change(images={"trainer": "registry.example/right:2"})
+        assert_unharmed(run, restarts=1)
+        images = {
+            config["image"]
+            for job in at.cluster.admin.list(*JOBS, at.namespace)
+            for config in job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"][
+                "containers"
+            ]
+        }
+        assert images <= {"registry.example/right:2"}
+        assert run.event("AttemptStopped")["note"].startswith("sft: attempt 1 was stopped")
+
+
+def test_an_image_of_servers_is_replaced_as_a_trainers_is(house: Open) -> None:
+    def server(who: Server) -> Part:
+        return STAYS if who.number else replace(STAYS, obstacle=IMAGE)
+
+    with house(server=server) as at:
+        run = at.run("run", "align", rollout={"backend": "vllm"})
+        run.blocked("run-align-rollout", "ImagePullBackOff", "set spec.images")
+        assert not at.names(JOBS)
+        run.change(images={"rollout": "registry.example/right:2"})
+        assert_unharmed(run, restarts=1)
+
+
+def test_a_namespace_without_quota_for_pods_is_told_and_the_run_goes_on_when_there_is_some(
+    house: Open, cluster: ApiCluster, namespace: str
+) -> None:
+    with house() as at:
+        cluster.admin.create(a_quota(namespace, {"pods": "0"}))
+        run = at.run()
+        run.blocked("exceeded quota", "raise the namespace's ResourceQuota")
+        assert "ResourceQuota" in run.event("CannotStart")["note"]
+        cluster.admin.delete("v1", "resourcequotas", "quota", namespace)
+        assert_unharmed(run)
+
+
+def test_servers_without_quota_are_told_too(
+    house: Open, cluster: ApiCluster, namespace: str
+) -> None:
+    with house() as at:
+        cluster.admin.create(a_quota(namespace, {"pods": "0"}))
+        run = at.run("run", "align", rollout={"backend": "vllm"})
+        run.blocked("run-align-rollout", "exceeded quota", "raise the namespace's ResourceQuota")
+        cluster.admin.delete("v1", "resourcequotas", "quota", namespace)
+        # The ReplicaSet's controller tries again at its own pace; any change of it is a reason to.
+        at.patch(DEPLOYMENTS, "run-align-rollout", {"metadata": {"annotations": {"a": "b"}}})
+        assert_unharmed(run)
+
+
+def test_a_namespace_without_quota_for_jobs_is_told_and_the_run_goes_on_when_there_is_some(
+    house: Open, cluster: ApiCluster, namespace: str
+) -> None:
+    with house() as at:
+        cluster.admin.create(a_quota(namespace, {"count/pytorchjobs.kubeflow.org": "0"}))
+        wait_for("the quota is counted", lambda: is_counted(cluster, namespace))
+        run = at.run()
+        run.blocked("run-sft-a1", "exceeded quota", "raise the namespace's ResourceQuota")
+        cluster.admin.delete("v1", "resourcequotas", "quota", namespace)
+        assert_unharmed(run)
+
+
+def a_quota(namespace: str, hard: Document) -> Document:
+    meta = {"name": "quota", "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}}
+
+
+def is_counted(cluster: ApiCluster, namespace: str) -> bool:
+    quota = cluster.admin.get("v1", "resourcequotas", "quota", namespace)
+    return bool(quota.get("status", {}).get("used"))
+
+
+KUEUE = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: localqueues.kueue.x-k8s.io}
+spec:
+  group: kueue.x-k8s.io
+  scope: Namespaced
+  names: {kind: LocalQueue, listKind: LocalQueueList, plural: localqueues, singular: localqueue}
+  versions:
+  - name: v1beta1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"""
+
+
+def test_a_queue_that_does_not_exist_is_told_and_the_run_goes_on_when_it_admits(
+    house: Open, cluster: ApiCluster, namespace: str
+) -> None:
+    with house() as at:
+        run = at.run(queue={"name": "team-a"})
+        run.blocked("queue.name", "no LocalQueue team-a", "create it")
+        assert "LocalQueue team-a" in run.event("CannotStart")["note"]
+        cluster.apply_yaml(KUEUE)
+        queue = {"name": "team-a", "namespace": namespace}
+        served = partial(cluster.admin.serves, "kueue.x-k8s.io/v1beta1", "LocalQueue")
+        wait_for("LocalQueues", served)
+        cluster.admin.create(
+            {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "LocalQueue", "metadata": queue}
+        )
+        assert run.blocked("waits for admission")["reason"] == "Queued"
+        at.patch(JOBS, "run-sft-a1", {"spec": {"runPolicy": {"suspend": False}}})
+        assert_unharmed(run)
+
+
+# --- specs that cannot be carried out in a cluster ---
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"storage": None}, "spec.storage"),
+        ({"storage": {"uri": "file:///data"}}, "spec.storage.uri"),
+        ({"model": {"uri": "file:///model"}}, "spec.model.uri"),
+        (
+            {"workers": {"template": {"spec": {"restartPolicy": "Always"}}}},
+            "spec.workers.template.spec.restartPolicy",
+        ),
+        (
+            {"rollout": {"backend": "vllm", "template": {"spec": {"containers": [{"image": "x"}]}}}},
+            "spec.rollout.template.spec.containers[0].name",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_spec_that_cannot_be_carried_out_is_not_accepted_until_it_is_mended(
+    house: Open, spec: Document, field: str
+) -> None:
+    with house() as at:
+        run = at.run("run", "sft", "align", **spec)
+        run.until("Accepted=False", lambda: run.condition("Accepted").get("status") == "False")
+        accepted = run.condition("Accepted")
+        assert accepted["reason"] == "InvalidSpec"
+        assert field in accepted["message"]
+        assert field in run.event("InvalidSpec")["note"]
+        assert at.is_empty()
+        mended: Document = {
+            "storage": {"uri": "s3://bucket/runs"},
+            "model": {"uri": "hf://org/model"},
+            "workers": {"template": None},
+        }
+        run.change(**mended | {"rollout": {"template": None}})
+        assert_unharmed(run)
+        assert run.condition("Accepted")["status"] == "True"
+
+
+# --- a user who edits the status ---
+
+EDITS: dict[str, Callable[[Document], Document]] = {
+    "counters": lambda s: {"restarts": 99, "stages": {"sft": {"restarts": {"preemptions": 7}}}},
+    "a later number": lambda s: {"stages": {"align": {"attempt": {"number": 7}}}},
+    "result removed": lambda s: {"stages": {"sft": {"result": None}}},
+    "result of another stage": lambda s: {
+        "stages": {"align": {"result": s["stages"]["sft"]["result"]}}
+    },
+    "state": lambda s: {"state": "Failed", "stages": {"align": {"state": "Succeeded"}}},
+    "attempt ended": lambda s: {"stages": {"align": {"attempt": {"outcome": "interrupted"}}}},
+    "attempt removed": lambda s: {"stages": {"align": {"attempt": None}}},
+    "stage removed": lambda s: {"stages": {"align": None}},
+    "first stage removed": lambda s: {"stages": {"sft": None}},
+    "all removed": lambda s: dict.fromkeys(s),
+    "conditions": lambda s: {"conditions": [], "message": "nothing to see"},
+    "another job": lambda s: {"stages": {"align": {"attempt": {"jobUid": "f00"}}}},
+    "a later stage": lambda s: {
+        "stages": {"rlvr": {"attempt": {"number": 3, "startedAt": "2026-01-01T00:00:00Z"}}}
+    },
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_whatever_is_written_into_the_status_the_run_ends_well(house: Open, edit: str) -> None:
+    """And no two attempts ever run together, nothing is left over."""
+    with house(first(LONG)) as at:
+        run = at.run("run", "sft", "align", "rlvr")
+        run.trains("align")
+        run.edit_status(**EDITS[edit](run.status))
+        status = run.ends()
+        assert status["currentStage"] == "rlvr"
+        assert {s["state"] for s in status["stages"].values()} == {"Succeeded"}
+        assert all("result" in s for s in status["stages"].values())
+        run.until("its children go", at.is_empty)
+
+
+def test_a_finished_run_whose_result_is_taken_away_proves_itself_again(house: Open) -> None:
+    with house() as at:
+        run = at.run("run", "sft", "align")
+        before = run.ends()["stages"]
+        run.edit_status(stages={"align": {"result": None}})
+        run.until("it works again", lambda: run.status["state"] != "Succeeded")
+        after = run.ends()["stages"]
+        assert after["sft"]["result"] == before["sft"]["result"]
+        assert after["align"]["attempt"]["number"] == 2
