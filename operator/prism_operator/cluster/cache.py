@@ -69,7 +69,8 @@ class Cache:
     def __init__(self) -> None:
         self._runs: dict[str, dict[Key, Child]] = {}
         self._gone: dict[str, int] = {}
-        """Newest version at which an object was deleted, by its UID, until the next full list."""
+        """Version at which an object was deleted, or lost its labels, by its UID, until the
+        next full list."""
 
     def children(self, run_uid: str) -> Mapping[Key, Child]:
         """Of one run."""
@@ -81,7 +82,8 @@ class Cache:
         run_uid = run_uid_of(document)
         child = child_of(resource, document)
         known = self._runs.get(run_uid, {}).get(child.key)
-        if child.uid in self._gone or (known is not None and known.version >= child.version):
+        is_gone = self._gone.get(child.uid, -1) >= child.version
+        if is_gone or (known is not None and known.version >= child.version):
             return None
         self._runs.setdefault(run_uid, {})[child.key] = child
         return run_uid

@@ -91,7 +91,7 @@ class Caretaker:
             return child.is_made
         if _is_foreign(record, there):
             return child.is_made
-        is_known = record.checked.get(there.uid) == there.content
+        is_known = record.checked.get(there.uid) == (there.content, child.attempt)
         return child.is_repaired and not is_known and not there.is_deleting
 
     def _unwanted(self, record: RunRecord, wanted: Mapping[Key, Needed]) -> list[Child]:
@@ -116,7 +116,7 @@ class Caretaker:
         except (Forbidden, Invalid, NotFound) as error:
             raise Refused(_remedy(resource, name, error)) from error
         self._cache.put(resource, made)
-        record.checked[made["metadata"]["uid"]] = content_of(made)
+        record.checked[made["metadata"]["uid"]] = content_of(made), child.attempt
 
     async def _adopt(
         self, record: RunRecord, resource: Resource, name: str, manifest: Document
@@ -165,7 +165,7 @@ class Caretaker:
             except (Forbidden, Invalid) as error:
                 raise Refused(_remedy(there.resource, there.name, error)) from error
         self._cache.put(there.resource, actual)
-        record.checked[there.uid] = content_of(actual)
+        record.checked[there.uid] = content_of(actual), child.attempt
 
     async def _delete(self, record: RunRecord, child: Child) -> None:
         with suppress(NotFound, Conflict):  # it is gone, or is another object by now

@@ -67,8 +67,9 @@ class RunRecord:
     """What the API server left out of the status that was written last, as a patch."""
     failures: int = 0
     """Times in a row that the API server could not be asked."""
-    checked: dict[str, int] = field(default_factory=dict)
-    """Content with which a child was last found as it should be, by its UID."""
+    checked: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Content with which a child was last found as it should be, and for which attempt, by its
+    UID."""
     gone: set[str] = field(default_factory=set)
     """UIDs of PyTorchJobs of which the API server has said that they are not there any more."""
 

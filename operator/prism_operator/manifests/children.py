@@ -42,6 +42,8 @@ class Needed:
     """Whether it is created where it is not there."""
     is_repaired: bool = True
     """Whether it is written again when somebody has changed it, or its attempt is another one."""
+    attempt: int = 0
+    """For which it is made, if that makes a difference to it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Household:
             "Deployment",
             name,
             lambda: build_rollout_deployment(context, serve, step, attempt.number, template),
+            attempt=attempt.number,
         )
 
     def _attempt(

@@ -84,7 +84,7 @@ def next_status(
 def _observe_stage(
     plan: Plan, step: TrainStep, stored: PrismRunStatus, seen: ChildrenSeen, now: datetime
 ) -> StageStatus:
-    stage = stored.stages.get(step.kind, StageStatus())
+    stage = _sound(step, stored.stages.get(step.kind, StageStatus()), now)
     attempt = stage.attempt
     if attempt is None:
         return stage
@@ -97,6 +97,17 @@ def _observe_stage(
         if attempt.outcome is not None:
             facts["gpu_seconds"] = _gpu_seconds(stage.gpu_seconds, attempt, plan.gpus_of(step))
     return stage.model_copy(update=facts)
+
+
+def _sound(step: TrainStep, stage: StageStatus, now: datetime) -> StageStatus:
+    """Without what only somebody else than we can have written."""
+    attempt, proof = stage.attempt, stage.result
+    if proof is not None and (proof.result.run.uid, proof.result.kind) != (step.run.uid, step.kind):
+        stage = stage.model_copy(update={"result": None})
+    if attempt is not None and attempt.outcome is not None and attempt.ended_at is None:
+        attempt = attempt.model_copy(update={"ended_at": now})
+        stage = stage.model_copy(update={"attempt": attempt})
+    return stage
 
 
 def _gpu_seconds(before: GpuSeconds, attempt: AttemptStatus, gpus: int) -> GpuSeconds:
@@ -245,7 +256,7 @@ def _counted(
     return Restarts(
         faults=stage.restarts.faults + is_fault(last, policy),
         preemptions=stage.restarts.preemptions + (last.state == "preempted"),
-        seconds=stage.restarts.seconds + seconds_of(last, 0.0),
+        seconds=stage.restarts.seconds + max(0.0, seconds_of(last, 0.0)),
     )
 
 
