@@ -1,8 +1,7 @@
 """What users get wrong: the run says what it is and how to mend it, nothing is lost or counted as a
 fault, and it goes on by itself once that is mended."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from admin_client import ApiError
 from api_cluster import ApiCluster, wait_for
 from operated_runs import (
     CONFIGS,
@@ -25,11 +23,10 @@ from operated_runs import (
     House,
     Run,
     a_house,
-    a_run,
 )
 from played import Part, Script, Server, Trainer
 from played.script import IMAGE, NO_NODE, SECRET
-from prism_api.names import API_VERSION, KIND, PLURAL, UID_LABEL
+from prism_api.names import UID_LABEL
 
 pytestmark = pytest.mark.cluster
 
@@ -222,7 +219,12 @@ def test_a_queue_that_does_not_exist_is_told_and_the_run_goes_on_when_it_admits(
             "spec.workers.template.spec.restartPolicy",
         ),
         (
-            {"rollout": {"backend": "vllm", "template": {"spec": {"containers": [{"image": "x"}]}}}},
+            {
+                "rollout": {
+                    "backend": "vllm",
+                    "template": {"spec": {"containers": [{"image": "x"}]}},
+                }
+            },
             "spec.rollout.template.spec.containers[0].name",
         ),
     ],
@@ -384,7 +386,9 @@ def test_a_job_that_is_deleted_before_its_pods_run_is_made_again_for_the_same_at
         run.blocked("Unschedulable")
         jobs += at.player.record.uids("PyTorchJob", "run-sft-a1")
         at.delete(JOBS, "run-sft-a1")
-        wait_for("the next job", lambda: len(at.player.record.uids("PyTorchJob", "run-sft-a1")) == 2)
+        wait_for(
+            "the next job", lambda: len(at.player.record.uids("PyTorchJob", "run-sft-a1")) == 2
+        )
         assert_unharmed(run)
 
 
@@ -454,7 +458,9 @@ def test_what_is_edited_by_hand_is_as_it_should_be_again(house: Open, edit: str)
         assert_unharmed(run)
 
 
-def a_stranger(kind: tuple[str, str], namespace: str, name: str, owner: Document | None) -> Document:
+def a_stranger(
+    kind: tuple[str, str], namespace: str, name: str, owner: Document | None
+) -> Document:
     """An object of a child's name that somebody else has made."""
     pods = {
         "metadata": {"labels": {"app": "x"}},
@@ -529,8 +535,10 @@ def test_servers_of_another_template_are_made_anew_for_the_next_attempt_and_not_
         run.change(rollout={"template": {"spec": None}})
         at.stays(
             "the servers in use",
-            lambda: at.get(DEPLOYMENTS, "run-align-rollout")["metadata"]["generation"]
-            == before["metadata"]["generation"],
+            lambda: (
+                at.get(DEPLOYMENTS, "run-align-rollout")["metadata"]["generation"]
+                == before["metadata"]["generation"]
+            ),
             0.7,
         )
         at.delete(PODS, "run-align-a1-worker-0")
