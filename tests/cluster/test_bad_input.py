@@ -396,8 +396,8 @@ def test_a_secret_of_the_rollouts_that_is_deleted_is_made_again_for_pods_that_wa
     house: Open,
 ) -> None:
     def server(who: Server) -> Part:
-        missing = replace(SECRET, message=f'secret "{secrets[0]}" not found')
-        return replace(STAYS, obstacle=missing) if secrets else STAYS
+        missing = f'secret "{"".join(secrets)}" not found'
+        return replace(STAYS, obstacle=replace(SECRET, message=missing)) if secrets else STAYS
 
     secrets: list[str] = []
     with house(first(LONG), server) as at:
