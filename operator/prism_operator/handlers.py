@@ -39,4 +39,5 @@ def build_settings(*, resync_seconds: float) -> kopf.OperatorSettings:
     settings.watching.server_timeout = math.ceil(resync_seconds)  # an integer, or the API refuses
     settings.watching.connect_timeout = 10.0
     settings.networking.request_timeout = 30.0
+    settings.queueing.exit_timeout = 0.1  # nothing is lost: it only reads
     return settings

@@ -175,8 +175,8 @@ def test_a_standby_is_alive_and_ready_and_both_show_every_documented_metric(
             assert code == 200
             missing = {m for m in documented if not {m, m.removesuffix("_total")} & shown}
             assert not missing
-        assert "prism_operator_leader 1" in two.leader.answer("/metrics")[1]
-        assert "prism_operator_leader 0" in two.standby.answer("/metrics")[1]
+        assert "prism_leader 1" in two.leader.answer("/metrics")[1]
+        assert "prism_leader 0" in two.standby.answer("/metrics")[1]
 
 
 def test_a_reconcile_loop_that_does_not_move_is_dead_whatever_else_answers(
