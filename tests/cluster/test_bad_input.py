@@ -551,3 +551,28 @@ def test_servers_of_another_template_are_made_anew_for_the_next_attempt_and_not_
         spec = at.get(DEPLOYMENTS, "run-align-rollout")["spec"]["template"]["spec"]
         assert "nodeSelector" not in spec
         assert_unharmed(run, restarts=1)
+
+
+# --- a cluster that lacks a part ---
+
+
+def test_without_pytorchjobs_it_is_said_what_to_install_and_the_run_goes_on_when_it_is() -> None:
+    """In a cluster of its own, for everything else needs them."""
+    with ApiCluster(crds=[ROOT / "crds" / "prismruns.prism.dev.yaml"]) as cluster:
+        kind = ("apiextensions.k8s.io/v1", "customresourcedefinitions")
+        crd = cluster.admin.get(*kind, "pytorchjobs.kubeflow.org")
+        namespace = cluster.new_namespace()
+        script = Script(lambda who: QUICK, lambda who: STAYS)
+        with a_house(cluster, namespace, script) as at:
+            cluster.admin.delete(*kind, "pytorchjobs.kubeflow.org")
+            wait_for(
+                "they are gone", lambda: not cluster.admin.serves("kubeflow.org/v1", "PyTorchJob")
+            )
+            run = at.run()
+            run.blocked("pytorchjobs.kubeflow.org", "install the Kubeflow Training Operator")
+            assert "Training Operator" in run.event("CannotStart")["note"]
+            cluster.admin.create(
+                {key: crd[key] for key in ("apiVersion", "kind", "spec")}
+                | {"metadata": {key: crd["metadata"][key] for key in ("name", "annotations")}}
+            )
+            assert_unharmed(run)
