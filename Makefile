@@ -65,8 +65,15 @@ WRITE_CRD := $(BIN)/python -m prism_operator.crd
 crds: setup ## Write the CustomResourceDefinition in crds/ from the models
 	$(WRITE_CRD) > $(CRD)
 
+RULES := charts/prism/rbac.yaml
+WRITE_RULES := $(BIN)/python -m prism_operator.chart_rules
+
+.PHONY: rbac
+rbac: setup ## Write the rules of the chart's roles from the table of permissions
+	$(WRITE_RULES) > $(RULES)
+
 .PHONY: verify
-verify: setup ## Check format, lint, types, import contracts, examples, docs/fields.md and crds/
+verify: setup ## Check format, lint, types, import contracts, examples and what is generated
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -74,6 +81,7 @@ verify: setup ## Check format, lint, types, import contracts, examples, docs/fie
 	@for file in examples/*.yaml; do $(BIN)/prism validate $$file || exit 1; done
 	@$(FIELDS) | diff docs/fields.md - || { echo "docs/fields.md is not what the models say: run make fields"; exit 1; }
 	@$(WRITE_CRD) | diff $(CRD) - || { echo "$(CRD) is not what the models say: run make crds"; exit 1; }
+	@$(WRITE_RULES) | diff $(RULES) - || { echo "$(RULES) is not what the table says: run make rbac"; exit 1; }
 
 .PHONY: test
 test: setup ## Run the tests that take minutes in all

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import kopf
 from prometheus_client import CollectorRegistry
@@ -104,7 +105,8 @@ async def run_controller(
     """The controller and kopf, which tells it of runs, until one of the two ends or it is
     cancelled. `on_ready` is called when kopf has started, which takes signals over."""
     started = asyncio.Event()
-    watching = kopf.operator(
+    watching = _watch_runs(
+        controller,
         ready_flag=started,
         registry=build_registry(controller, connect),
         settings=build_settings(resync_seconds=resync_seconds),
@@ -123,6 +125,12 @@ async def run_controller(
         await asyncio.gather(*tasks, starting, return_exceptions=True)
     for task in done:
         await task
+
+
+async def _watch_runs(controller: Controller, **arguments: Any) -> None:
+    """kopf, once there is something to watch: it would never look again."""
+    await controller.runs_are_served()
+    await kopf.operator(**arguments)
 
 
 def stop_on_signals(task: "asyncio.Task[None] | None") -> None:

@@ -172,7 +172,7 @@ def is_forbidden(request: Document, home: str) -> bool:
 def test_namespaced_mode_needs_no_cluster_role_and_uses_every_right(
     cluster: ApiCluster, namespace: str, tmp_path: Path
 ) -> None:
-    """Neither kopf nor we ask for custom resource definitions, namespaces, or anything elsewhere."""
+    """Neither kopf nor we ask for CRDs, namespaces, or anything elsewhere."""
     manifests = build_namespaced(namespace, [namespace])
     assert not [one for one in manifests if one["kind"].startswith("Cluster")]
     with an_operator(cluster, namespace, [namespace], tmp_path, manifests) as (at, replica):

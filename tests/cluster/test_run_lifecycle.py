@@ -15,14 +15,13 @@ from operated_runs import (
     JOBS,
     PATIENT,
     PODS,
-    SECRETS,
     Document,
     House,
     Run,
     a_house,
     a_run,
 )
-from played import Evicted, Exit, Part, Player, Script, Server, Trainer, from_kubeconfig
+from played import Evicted, Exit, Part, Player, Script, Trainer, from_kubeconfig
 from prism_api.names import API_VERSION, PLURAL
 from running_operator import RunningOperator
 
@@ -106,9 +105,7 @@ def test_children_of_a_finished_run_go_after_its_time_to_live_and_the_run_stays(
     house: Open,
 ) -> None:
     with house(lambda who: QUICK) as at:
-        run = at.run(
-            keepChildren={"succeeded": True, "failed": True}, ttlSecondsAfterFinished=2
-        )
+        run = at.run(keepChildren={"succeeded": True, "failed": True}, ttlSecondsAfterFinished=2)
         run.ends()
         assert at.names(JOBS) == {"run-sft-a1"}
         assert at.names(PODS) == {"run-sft-a1-worker-0"}

@@ -1,4 +1,4 @@
-"""Operators as the chart starts them: `python -m prism_operator` with its settings, each a process."""
+"""Operators as the chart starts them: processes of `python -m prism_operator` with settings."""
 
 import os
 import signal
@@ -82,7 +82,9 @@ def a_replica(
         "PRISM_LOG_FORMAT": "text",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    given = [f"{key}={value}" for key, value in {**IMAGES, **LEASE, **variables, **settings}.items()]
+    given = [
+        f"{key}={value}" for key, value in {**IMAGES, **LEASE, **variables, **settings}.items()
+    ]
     command = ["/usr/bin/env", *given, sys.executable, *program]
     process = ClusterProcess(command, folder / f"{name}.log")
     try:

@@ -10,6 +10,7 @@ from prism_api.resources import Images
 from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.client import Client, Document
+from prism_operator.cluster.errors import ClusterError
 from prism_operator.cluster.herald import Herald
 from prism_operator.cluster.informer import Informer, Source
 from prism_operator.cluster.logs import run_context
@@ -22,6 +23,7 @@ from prism_operator.cluster.resources import (
     JOBS,
     NETWORK_POLICIES,
     PODS,
+    RUNS,
     SERVICES,
     Resource,
 )
@@ -80,6 +82,7 @@ class Controller:
         herald: Herald,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
+        self._client = client
         self._pace, self._metrics, self._herald, self._beat = pace, metrics, herald, beat
         self._queue = WorkQueue()
         cache = Cache()
@@ -115,6 +118,16 @@ class Controller:
         self._queue.forget(uid)
         self._metrics.saw_run(uid, None)
         self._metrics.saw_event()
+
+    async def runs_are_served(self) -> None:
+        """Return once the API server knows PrismRuns."""
+        while True:
+            try:
+                await self._client.get(f"/apis/{RUNS.group}/{RUNS.version}")
+                return
+            except ClusterError as error:
+                _log.error("%s cannot be watched: %s; are its CRDs installed?", RUNS, error)
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def run(self) -> None:
         """Until cancelled. Nothing is decided before everything that is there was listed."""
