@@ -34,6 +34,46 @@ MOST_WRITES = 3
 """That one change leads to: to stop an attempt, that it has stopped, the next one."""
 
 Attempt = tuple[StageKind, int]
+Move = tuple[str, dict[str, Any]]
+"""A method of the world and its arguments. Rules are drawn alike often: those that say little
+share one."""
+MOVES: list[Move] = [
+    ("controllers_act", {}),
+    ("what_was_deleted_goes", {}),
+    *(("pods_that_were_deleted_end", {"with_word": word}) for word in (True, False)),
+    *(("pods_start", {"only": only}) for only in (None, 0, 1)),
+    *(("servers_become_ready_or_not", {"is_ready": is_ready}) for is_ready in (True, False)),
+    *(("rank_0_tells_its_progress", {"of": "this", "step": step}) for step in (0, 1, 2)),
+    *(("rank_0_tells_its_progress", {"of": of}) for of in ("the one before", "another run")),
+]
+ENDS: list[Move] = [
+    *(
+        ("a_pod_fails", {"place": place, "code": code})
+        for place in (0, 1)
+        for code in (1, 137, None, 0, *ASKS_FOR_CHANGES)
+    ),
+    *(
+        ("a_pod_ends_without_fault", {"place": place, "code": code})
+        for place in (0, 1)
+        for code in (STORE, SAVED)
+    ),
+    *(("one_pod_is_done_before_the_others", {"place": place}) for place in (0, 1)),
+]
+MISCHIEF: list[Move] = [
+    *(("a_job_is_ended", {"place": place, "how": "deleted"}) for place in (0, 1)),
+    ("a_job_is_ended", {"place": 0, "how": "finished"}),
+    *(("another_child_is_deleted_by_hand", {"place": place}) for place in range(3)),
+    *(("kueue_admits_or_suspends", {"is_queued": is_queued}) for is_queued in (True, False)),
+    *(("pods_cannot_start", {"text": text}) for text in ("", "ImagePullBackOff: no image")),
+    *(("the_operator_is_in_trouble", {"text": text}) for text in ("", "quota exceeded")),
+    ("the_operator_is_restarted", {}),
+]
+WISHES: list[Move] = [
+    *(("the_user_suspends_or_resumes", {"suspend": suspend}) for suspend in (True, False, False)),
+    *(("the_user_cancels_or_regrets_it", {"cancel": cancel}) for cancel in (True, False, False)),
+    *(("the_user_changes_an_image", {"image": image}) for image in (0, 1)),
+    *(("the_user_changes_the_budgets", {"restarts": n, "preemptions": n}) for n in (0, 1, 3)),
+]
 
 
 class World(RuleBasedStateMachine):
@@ -131,7 +171,6 @@ class World(RuleBasedStateMachine):
                 return
         raise AssertionError("it never comes to rest")
 
-    @rule()
     def the_operator_is_restarted(self) -> None:
         self.operator.restart()
 
@@ -356,6 +395,33 @@ class World(RuleBasedStateMachine):
 
     # The cluster.
 
+    @rule(move=st.sampled_from(MOVES))
+    def the_cluster_moves(self, move: Move) -> None:
+        self.do(move)
+
+    @precondition(lambda self: self.running())
+    @rule(move=st.sampled_from(ENDS))
+    def a_pod_ends(self, move: Move) -> None:
+        self.do(move)
+
+    @precondition(lambda self: self.cluster.jobs)
+    @rule(move=st.sampled_from(MISCHIEF))
+    def somebody_meddles(self, move: Move) -> None:
+        self.do(move)
+
+    @precondition(lambda self: self.operator.writes)
+    @rule(move=st.sampled_from(WISHES))
+    def the_user_wishes(self, move: Move) -> None:
+        self.do(move)
+
+    def do(self, move: Move) -> None:
+        name, facts = move
+        getattr(self, name)(**facts)
+
+    @rule(is_done=st.booleans())
+    def a_gang_is_brought_up(self, is_done: bool) -> None:
+        self.all_goes_well_for_a_while(4, is_done)
+
     @rule(steps=st.integers(1, 4), is_done=st.booleans())
     def all_goes_well_for_a_while(self, steps: int, is_done: bool) -> None:
         """So that what comes then comes to every stage."""
@@ -371,47 +437,35 @@ class World(RuleBasedStateMachine):
         if is_done and self.running():
             self.a_gang_succeeds()
 
-    @rule()
     def controllers_act(self) -> None:
         self.cluster.control()
 
-    @rule()
     def what_was_deleted_goes(self) -> None:
         self.cluster.collect()
 
-    @rule(with_word=st.booleans())
     def pods_that_were_deleted_end(self, with_word: bool) -> None:
         if with_word:
             self.note("saved", [p for p in self.cluster.trainers() if p.is_deleting])
         self.cluster.end_deleted(with_word=with_word)
 
-    @rule(only=st.none() | st.integers(0, 1))
     def pods_start(self, only: int | None = None) -> None:
         self.cluster.start(lambda p: only in (None, p.index))
 
-    @precondition(lambda self: self.cluster.pods)
-    @rule(is_ready=st.booleans())
     def servers_become_ready_or_not(self, is_ready: bool = True) -> None:
         if not is_ready or any(p.role == "rollout" for p in self.cluster.pods.values()):
             self.cluster.set_ready(is_ready)
 
-    @precondition(lambda self: self.cluster.pods)
-    @rule(is_queued=st.booleans())
     def kueue_admits_or_suspends(self, is_queued: bool) -> None:
         if self.queued:
             if is_queued:
                 self.note("taken", self.cluster.trainers())
             self.cluster.queue(is_queued)
 
-    @precondition(lambda self: self.running())
-    @rule(place=st.integers(0, 3), code=st.sampled_from([1, 137, None, 3, 0, *ASKS_FOR_CHANGES]))
     def a_pod_fails(self, place: int, code: int | None) -> None:
         pod = self.pick(place)
         self.note("failed", [pod])
         self.cluster.end(pod, code, f"why {code}")
 
-    @precondition(lambda self: self.running())
-    @rule(place=st.integers(0, 3), code=st.sampled_from([STORE, SAVED]))
     def a_pod_ends_without_fault(self, place: int, code: int) -> None:
         pod = self.pick(place)
         self.note("saved", [pod])
@@ -432,8 +486,6 @@ class World(RuleBasedStateMachine):
         if how != "right" or all(p.index for p in pods):
             self.note("failed", pods)
 
-    @precondition(lambda self: self.running())
-    @rule(place=st.integers(0, 3))
     def one_pod_is_done_before_the_others(self, place: int) -> None:
         pod = self.pick(place)
         message = self.cluster.report(pod) if pod.index == 0 else ""
@@ -441,7 +493,9 @@ class World(RuleBasedStateMachine):
         self.note("failed", [pod])  # unless its gang follows
 
     @precondition(lambda self: self.trainers())
-    @rule(place=st.integers(0, 3), how=st.sampled_from(["evicted", "unreachable", "deleted", "gone"]))
+    @rule(
+        place=st.integers(0, 3), how=st.sampled_from(["evicted", "unreachable", "deleted", "gone"])
+    )
     def a_pod_is_taken_away(self, place: int, how: str) -> None:
         pod = self.trainers()[place % len(self.trainers())]
         self.note("taken", [pod])
@@ -457,13 +511,9 @@ class World(RuleBasedStateMachine):
         else:
             del self.cluster.pods[pod.uid]
 
-    @precondition(lambda self: self.cluster.pods)
-    @rule(text=st.sampled_from(["", "ImagePullBackOff: no such image"]))
     def pods_cannot_start(self, text: str) -> None:
         self.cluster.change_pods(lambda p: p.phase == "Pending", blocker=text)
 
-    @precondition(lambda self: self.cluster.jobs)
-    @rule(place=st.integers(0, 3), how=st.sampled_from(["deleted", "finished"]))
     def a_job_is_ended(self, place: int, how: str) -> None:
         job = list(self.cluster.jobs.values())[place % len(self.cluster.jobs)]
         if how == "finished":
@@ -478,17 +528,13 @@ class World(RuleBasedStateMachine):
         self.harm[job.kind, job.attempt].add("taken")
         self.cluster.delete("PyTorchJob", job.name)
 
-    @precondition(lambda self: self.cluster.servers or self.cluster.others)
-    @rule(place=st.integers(0, 9))
     def another_child_is_deleted_by_hand(self, place: int) -> None:
         servers = [("Deployment", name) for name in self.cluster.servers]
         names = [*servers, *sorted(self.cluster.others)]
+        if not names:
+            return
         self.cluster.delete(*names[place % len(names)])
 
-    @rule(
-        of=st.sampled_from(["this", "this", "the one before", "another run"]),
-        step=st.integers(0, 3),
-    )
     def rank_0_tells_its_progress(self, of: str = "this", step: int = 1) -> None:
         status = self.operator.status
         kind = status.current_stage
@@ -503,31 +549,21 @@ class World(RuleBasedStateMachine):
             stage=kind, attempt=number, uid=uid, phase="train", step=step, steps=9
         )
 
-    @precondition(lambda self: self.cluster.pods)
-    @rule(text=st.sampled_from(["", "quota exceeded"]))
     def the_operator_is_in_trouble(self, text: str) -> None:
         self.operator.trouble = text
 
     # The user, and time.
 
-    @precondition(lambda self: self.operator.writes)
-    @rule(suspend=st.booleans())
     def the_user_suspends_or_resumes(self, suspend: bool) -> None:
         self.user_edits({"spec.suspend": suspend})
 
-    @precondition(lambda self: self.operator.writes)
-    @rule(cancel=st.sampled_from([False, False, True]))
     def the_user_cancels_or_regrets_it(self, cancel: bool) -> None:
         self.user_edits({"spec.cancel": cancel})
 
-    @precondition(lambda self: self.operator.writes)
-    @rule(image=st.integers(0, 1))
     def the_user_changes_an_image(self, image: int) -> None:
         self.user_edits({"spec.images": {"trainer": f"mine:{image}"}})
         self.note_all("mended")
 
-    @precondition(lambda self: self.operator.writes)
-    @rule(restarts=st.integers(0, 3), preemptions=st.integers(0, 3))
     def the_user_changes_the_budgets(self, restarts: int, preemptions: int) -> None:
         path = "spec.failurePolicy"
         self.user_edits({f"{path}.maxRestarts": restarts, f"{path}.maxPreemptions": preemptions})
@@ -631,7 +667,16 @@ def _check_memory(old: AttemptStatus, new: AttemptStatus) -> None:
         assert old == new
 
 
-World.TestCase.settings = settings(max_examples=int(__import__('os').environ.get('N', 100)), stateful_step_count=50, deadline=None, **({'phases':[__import__('hypothesis').Phase.generate]} if 'N' in __import__('os').environ else {}))
+World.TestCase.settings = settings(
+    max_examples=int(__import__("os").environ.get("N", 100)),
+    stateful_step_count=50,
+    deadline=None,
+    **(
+        {"phases": [__import__("hypothesis").Phase.generate]}
+        if "N" in __import__("os").environ
+        else {}
+    ),
+)
 
 
 class TestLaws(World.TestCase):  # type: ignore[name-defined,misc]
