@@ -18,6 +18,7 @@ from prism_api.names import STAGE_ORDER, StageKind
 from prism_api.reporting import ProgressReport
 from prism_api.status import FINISHED, SETTLED, AttemptStatus, PrismRunStatus, StageStatus, State
 from prism_operator.cluster.runs import merge_patch, status_document
+from prism_operator.planning.attempts import moment
 from prism_operator.planning.fold import Next, next_status
 from prism_operator.planning.naming import attempt_name
 from prism_operator.planning.sightings import ChildrenSeen, JobSeen, PodSeen
@@ -58,6 +59,13 @@ ENDS: list[Move] = [
         for code in (STORE, SAVED)
     ),
     *(("one_pod_is_done_before_the_others", {"place": place}) for place in (0, 1)),
+    *(("a_gang_succeeds", {"how": "right"}) for _ in range(8)),
+    *(("a_gang_succeeds", {"how": how}) for how in ("of another run", "damaged")),
+    *(
+        ("a_pod_is_taken_away", {"place": place, "how": how})
+        for place in (0, 1)
+        for how in ("evicted", "unreachable", "deleted", "gone")
+    ),
 ]
 MISCHIEF: list[Move] = [
     *(("a_job_is_ended", {"place": place, "how": "deleted"}) for place in (0, 1)),
@@ -220,7 +228,7 @@ class World(RuleBasedStateMachine):
             if old_one is not condition:
                 is_same = old_one.status == condition.status
                 assert (old_one.last_transition_time == condition.last_transition_time) or (
-                    not is_same and condition.last_transition_time.timestamp() == self.now
+                    not is_same and condition.last_transition_time == moment(self.now)
                 )
         is_proven = all(s.result for s in after.stages.values())
         assert is_proven or after.state is not State.SUCCEEDED
@@ -399,43 +407,43 @@ class World(RuleBasedStateMachine):
     def the_cluster_moves(self, move: Move) -> None:
         self.do(move)
 
-    @precondition(lambda self: self.running())
-    @rule(move=st.sampled_from(ENDS))
-    def a_pod_ends(self, move: Move) -> None:
-        self.do(move)
+    @rule(steps=st.sampled_from([2, 3, 3, 4, 4]), move=st.sampled_from(ENDS))
+    def an_attempt_comes_so_far_and_then(self, steps: int, move: Move) -> None:
+        self.all_goes_well_for_a_while(steps)
+        if self.running():
+            self.do(move)
 
-    @precondition(lambda self: self.cluster.jobs)
-    @rule(move=st.sampled_from(MISCHIEF))
-    def somebody_meddles(self, move: Move) -> None:
-        self.do(move)
+    @rule(steps=st.integers(0, 4), move=st.sampled_from(MISCHIEF))
+    def meanwhile_somebody_meddles(self, steps: int, move: Move) -> None:
+        self.all_goes_well_for_a_while(steps)
+        if self.cluster.jobs:
+            self.do(move)
 
-    @precondition(lambda self: self.operator.writes)
-    @rule(move=st.sampled_from(WISHES))
-    def the_user_wishes(self, move: Move) -> None:
+    @rule(steps=st.integers(0, 4), move=st.sampled_from(WISHES))
+    def meanwhile_its_user_wishes(self, steps: int, move: Move) -> None:
+        self.all_goes_well_for_a_while(steps)
         self.do(move)
 
     def do(self, move: Move) -> None:
         name, facts = move
         getattr(self, name)(**facts)
 
-    @rule(is_done=st.booleans())
-    def a_gang_is_brought_up(self, is_done: bool) -> None:
-        self.all_goes_well_for_a_while(4, is_done)
-
-    @rule(steps=st.integers(1, 4), is_done=st.booleans())
-    def all_goes_well_for_a_while(self, steps: int, is_done: bool) -> None:
-        """So that what comes then comes to every stage."""
-        work = [
-            self.looks_until_nothing_is_to_do, self.cluster.control, self.pods_start,
-            self.servers_become_ready_or_not, self.looks_until_nothing_is_to_do,
-            self.cluster.control, self.pods_start, self.looks_until_nothing_is_to_do,
-            self.rank_0_tells_its_progress, self.cluster.collect,
-            lambda: self.cluster.end_deleted(with_word=False),
-        ]  # fmt: skip
-        for act in work[: 3 * steps]:
-            act()
-        if is_done and self.running():
-            self.a_gang_succeeds()
+    def all_goes_well_for_a_while(self, steps: int = 4) -> None:
+        """So that what comes then comes to every stage and moment: with four steps, to a gang that
+        trains."""
+        if steps and {"Suspended", "Cancelled"} & {self.operator.status.state}:
+            self.user_edits({"spec.suspend": False, "spec.cancel": False})
+        self.now += steps
+        rounds = [
+            (self.cluster.collect, lambda: self.cluster.end_deleted(with_word=False)),
+            (self.cluster.control, self.pods_start, self.servers_become_ready_or_not),
+            (lambda: self.cluster.queue(False), self.cluster.control, self.pods_start),
+            (self.rank_0_tells_its_progress,),
+        ]
+        for acts in rounds[:steps]:
+            for act in acts:
+                act()
+            self.looks_until_nothing_is_to_do()
 
     def controllers_act(self) -> None:
         self.cluster.control()
@@ -471,8 +479,6 @@ class World(RuleBasedStateMachine):
         self.note("saved", [pod])
         self.cluster.end(pod, code, f"why {code}")
 
-    @precondition(lambda self: self.running())
-    @rule(how=st.sampled_from(["right", "right", "of another run", "damaged"]))
     def a_gang_succeeds(self, how: str = "right") -> None:
         pods = [p for p in self.running() if p.attempt == self.running()[-1].attempt]
         for pod in pods:
@@ -492,10 +498,6 @@ class World(RuleBasedStateMachine):
         self.cluster.end(pod, 0, message)
         self.note("failed", [pod])  # unless its gang follows
 
-    @precondition(lambda self: self.trainers())
-    @rule(
-        place=st.integers(0, 3), how=st.sampled_from(["evicted", "unreachable", "deleted", "gone"])
-    )
     def a_pod_is_taken_away(self, place: int, how: str) -> None:
         pod = self.trainers()[place % len(self.trainers())]
         self.note("taken", [pod])
@@ -669,7 +671,7 @@ def _check_memory(old: AttemptStatus, new: AttemptStatus) -> None:
 
 World.TestCase.settings = settings(
     max_examples=int(__import__("os").environ.get("N", 100)),
-    stateful_step_count=50,
+    stateful_step_count=20,
     deadline=None,
     **(
         {"phases": [__import__("hypothesis").Phase.generate]}
