@@ -11,8 +11,9 @@ from simulated_operator import patched
 SCALARS = st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "x", "y"])
 VALUES: st.SearchStrategy[Any] = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=2)
-    | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 DOCUMENTS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
