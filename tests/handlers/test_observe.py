@@ -149,7 +149,8 @@ CASES = (
     ),
     Case(
         "the kubelet evicts it under pressure",
-        {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
+        {"phase": "Failed", "reason": "Evicted",
+         "message": "The node was low on resource: memory."},
         {"disruption": "Evicted: The node was low on resource: memory.", "exit_code": None,
          "termination_message": "The node was low on resource: memory."},
     ),
@@ -166,7 +167,8 @@ CASES = (
             {"phase": "Failed", "reason": reason, "message": "why"},
             {"disruption": f"{reason}: why"},
         )
-        for reason in ("UnexpectedAdmissionError", "OutOfcpu", "OutOfnvidia.com/gpu", "NodeAffinity")
+        for reason in ("UnexpectedAdmissionError", "OutOfcpu", "OutOfnvidia.com/gpu",
+                       "NodeAffinity")
     ),
     Case(
         "its own deadline is no disruption",

@@ -116,7 +116,9 @@ ENDS = (
         "a deleted job is a loss", *BOTH, job=a_job(is_deleting=True),
         ends=("preempted", None, "its PyTorchJob was deleted"),
     ),
-    case("so is one that is gone", job=None, ends=("preempted", None, "its PyTorchJob was deleted")),
+    case(
+        "so is one that is gone", job=None, ends=("preempted", None, "its PyTorchJob was deleted"),
+    ),
     case(
         "and one that was made anew by others", job=a_job(uid="another"),
         ends=("preempted", None, "its PyTorchJob was deleted"),
@@ -138,7 +140,9 @@ ENDS = (
         "what its user stops is interrupted", failed(75, 0), failed(75, 1), attempt=STOPPED,
         ends=("interrupted", None, "suspended"),
     ),
-    case("also when it is gone", attempt=STOPPED, job=None, ends=("interrupted", None, "suspended")),
+    case(
+        "also when it is gone", attempt=STOPPED, job=None, ends=("interrupted", None, "suspended"),
+    ),
     case(
         "also if it was too slow and was killed", failed(137, 0), failed(1, 1), attempt=STOPPED,
         ends=("interrupted", None, "suspended"),

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from prism_api.base import parse
 from prism_api.names import STAGE_ORDER, StageKind
 from prism_api.reporting import ProgressReport
 from prism_api.status import FINISHED, SETTLED, AttemptStatus, PrismRunStatus, StageStatus, State
-from prism_operator.cluster.runs import merge_patch, status_document
+from prism_operator.cluster.runs import status_document
 from prism_operator.planning.attempts import moment
 from prism_operator.planning.fold import Next, next_status
 from prism_operator.planning.naming import attempt_name
@@ -226,8 +226,8 @@ class World(RuleBasedStateMachine):
         assert old.result in (None, new.result), "a proof is never lost"
         assert new.result is None or new.result in self.cluster.reports, "nor made up"
         for pod in self.operator.seen.pods:
-            if new.attempt and _told(pod) in [r.model_dump_json(by_alias=True) for r in
-                                              self.reports_of(kind, new.attempt.number)]:  # fmt: skip
+            number = new.attempt.number if new.attempt else 0
+            if _told(pod) in self.texts_of(kind, number):
                 assert new.result is not None, "what is shown is taken"
         if (old.attempt and old.attempt.number) == (new.attempt and new.attempt.number):
             assert old.restarts == new.restarts
@@ -331,8 +331,7 @@ class World(RuleBasedStateMachine):
             is_over = stage.attempt.outcome is not None or stage.result is not None
             assert is_over or stage.attempt.stopping or job.attempt < stage.attempt.number
             shown = {_told(p) for p in self.operator.seen.pods if p.attempt == job.attempt}
-            reports = self.reports_of(kind, job.attempt)
-            if any(r.model_dump_json(by_alias=True) in shown for r in reports):
+            if shown & self.texts_of(kind, job.attempt):
                 assert stage.result is not None
         else:
             is_open = stage.state in (State.RUNNING, State.PENDING)
@@ -382,9 +381,10 @@ class World(RuleBasedStateMachine):
         for number in range(1, (stage.attempt.number if stage.attempt else 0) + 1):
             yield attempt_name(run.plan.run, kind, number)
 
-    def reports_of(self, kind: StageKind, number: int) -> list[Any]:
-        found = self.cluster.reports
-        return [r for r in found if (r.result.kind, r.result.attempt) == (kind, number)]
+    def texts_of(self, kind: StageKind, number: int) -> set[str]:
+        """What an attempt has reported."""
+        found = [r for r in self.cluster.reports if r.result.kind == kind]
+        return {r.model_dump_json(by_alias=True) for r in found if r.result.attempt == number}
 
     # The cluster.
 
@@ -681,7 +681,7 @@ def _check_memory(old: AttemptStatus, new: AttemptStatus) -> None:
         assert old == new
 
 
-World.TestCase.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+World.TestCase.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
 
 
 class TestLaws(World.TestCase):  # type: ignore[name-defined,misc]

@@ -98,9 +98,8 @@ _READERS: dict[Resource, Callable[[Document], Sighting]] = {
 def _ended(status: Document) -> dict[str, Any]:
     """How the trainer ended; without it, why it never came to run."""
     for container in status.get("containerStatuses") or ():
-        if container.get("name") == TRAINER_CONTAINER:
-            if ended := _terminated(container):
-                return ended
+        if container.get("name") == TRAINER_CONTAINER and (ended := _terminated(container)):
+            return ended
     for container in status.get("initContainerStatuses") or ():
         if code := _terminated(container).get("exitCode"):
             return {"message": f"init container {container['name']} ended with exit code {code}"}
