@@ -145,8 +145,8 @@ SCENARIOS = {
         ),
     )
 }
-"""Nothing happens; a process of a gang crashes, another one is evicted; suspended and resumed, and all
-children go at the end. Rollouts of two stages have servers in all of them."""
+"""Nothing happens; a process of a gang crashes, another one is evicted; suspended and resumed, and
+all children go at the end. Rollouts of two stages have servers in all of them."""
 
 
 def a_run(scenario: Scenario, namespace: str) -> Document:
