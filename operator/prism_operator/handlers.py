@@ -1,6 +1,5 @@
 """kopf's part: it watches PrismRuns and tells the controller; nothing is decided here."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +35,7 @@ def build_settings(*, clusterwide: bool, resync_seconds: float) -> kopf.Operator
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = not clusterwide
-    settings.watching.server_timeout = math.ceil(resync_seconds)  # an integer, or the API refuses
+    settings.watching.server_timeout = int(resync_seconds)  # the API server takes no 300.0
     settings.watching.connect_timeout = 10.0
     settings.networking.request_timeout = 30.0
     return settings

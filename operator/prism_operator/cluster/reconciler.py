@@ -84,18 +84,23 @@ class Reconciler:
             return None
         try:
             pause = await self._step(record)
-            record.failures = 0
+            self.records.get(uid, record).failures = 0
             return pause
-        except Refused as error:
-            record.trouble = str(error)
-            return _TROUBLE_SECONDS if record.trouble in record.status.message else 0.0
         except Throttled as error:
             return error.retry_after_seconds
-        except ClusterError as error:
-            record.failures += 1
-            record.is_confirmed = False
-            _log.info("%s/%s: %s", record.namespace, record.name, error)
-            return min(_LONGEST_PAUSE_SECONDS, 0.05 * 2.0**record.failures)
+        except (Refused, ClusterError) as error:
+            # The step may have replaced the record by a newer one.
+            return self._failed(self.records.get(uid, record), error)
+
+    def _failed(self, record: RunRecord, error: Refused | ClusterError) -> float:
+        """Remember why; seconds until it is tried again."""
+        if isinstance(error, Refused):
+            record.trouble = str(error)
+            return _TROUBLE_SECONDS if record.trouble in record.status.message else 0.0
+        record.failures += 1
+        record.is_confirmed = False
+        _log.info("%s", error)
+        return min(_LONGEST_PAUSE_SECONDS, 0.05 * 2.0 ** min(record.failures, 20))
 
     async def _step(self, record: RunRecord) -> float | None:
         now = self._clock()
@@ -128,7 +133,8 @@ class Reconciler:
         own = [c.seen for c in children if c.owner_uid == record.uid]
         seen = ChildrenSeen(
             jobs=tuple(s for s in own if isinstance(s, JobSeen)),
-            pods=tuple(c.seen for c in children if isinstance(c.seen, PodSeen)),
+            # A pod without a controller is nobody's child, whatever its labels say.
+            pods=tuple(c.seen for c in children if isinstance(c.seen, PodSeen) and c.owner_uid),
             servers=tuple(s for s in own if isinstance(s, ServersSeen)),
             progress=self._poller.newest(record.uid),
             trouble=record.trouble,

@@ -1,6 +1,7 @@
 """Runs as the operator knows them: documents of the API, read into what decisions are made of."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from prism_api.status import PrismRunStatus
 from prism_operator.cluster.client import Document
 from prism_operator.manifests.children import Household
 from prism_operator.manifests.context import ChildContext
-from prism_operator.planning.plan import Plan, TrainStep, plan
+from prism_operator.planning.plan import Plan, plan
 from prism_operator.planning.sightings import Wanted
 
 _UNREADABLE = (
@@ -131,13 +132,17 @@ class RunReader:
         steps = plan(run, meta["uid"], run.spec.storage.uri)
         images = _with_defaults(run.spec.images, self._images)
         context = ChildContext(steps.run, images, run.spec.storage, run.spec.queue)
-        made_of = {step.kind: _made_of(step, steps, images) for step in steps.train_steps}
+        made_of = _made_of(document.get("spec") or {})
         household = Household(
             plan=steps,
             context=context,
             keep=run.spec.keep_children,
             ttl_seconds=run.spec.ttl_seconds_after_finished,
-            wanted=Wanted(run.spec.suspend, run.spec.cancel, made_of),
+            wanted=Wanted(
+                run.spec.suspend,
+                run.spec.cancel,
+                {step.kind: made_of for step in steps.train_steps},
+            ),
         )
         return ReadRun(run, household)
 
@@ -151,12 +156,21 @@ def _with_defaults(images: Images, defaults: Images) -> Images:
     )
 
 
-def _made_of(step: TrainStep, steps: Plan, images: Images) -> str:
-    """Digest of what its user may change before an attempt starts, or while it cannot."""
-    serve = steps.servers_of(step.kind)
-    servers = serve.rollout.to_json() if serve else ""
-    parts = (step.config_hash(None), images.to_json(), step.workers.to_json(), servers)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+_MAKES_NOTHING = (
+    "suspend", "cancel", "failurePolicy", "keepChildren", "ttlSecondsAfterFinished",
+)  # fmt: skip
+"""What can be changed without anything that an attempt is made of."""
+
+
+def _made_of(spec: Document) -> str:
+    """Digest of what its user may change before an attempt starts, or while it cannot.
+
+    Of what the user wrote, not of what it means: another version of the operator must not take a
+    run that has failed for good for a mended one.
+    """
+    written = {key: value for key, value in spec.items() if key not in _MAKES_NOTHING}
+    text = json.dumps(written, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def status_document(status: PrismRunStatus) -> Document:

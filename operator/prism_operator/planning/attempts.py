@@ -125,6 +125,9 @@ def _hindrance(
     blocked = next((p for p in (*pods, *servers) if p.blocker), None)
     if blocked is not None:
         return f"{blocked.name}: {blocked.blocker}"
+    deployment = seen.servers_of(kind)
+    if deployment is not None and deployment.blocker:
+        return f"{deployment.name}: {deployment.blocker}"
     return "waits for admission by Kueue" if job is not None and job.is_queued else ""
 
 

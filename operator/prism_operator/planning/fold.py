@@ -121,7 +121,12 @@ def _progress(step: TrainStep, attempt: AttemptStatus, seen: ChildrenSeen) -> di
     ):
         return {}
     facts = {"phase": told.phase, "step": told.step, "steps": told.steps}
-    return {**facts, "metrics": told.metrics}
+    return {**facts, "metrics": {name: _short(value) for name, value in told.metrics.items()}}
+
+
+def _short(value: float) -> float:
+    """Four digits: what is read in a terminal and stored at every poll."""
+    return float(f"{value:.4g}")
 
 
 def _as_observed(

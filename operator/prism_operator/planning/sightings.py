@@ -67,6 +67,8 @@ class ServersSeen:
     kind: StageKind
     ready: int
     is_deleting: bool = False
+    blocker: str = ""
+    """Why it has no pods: a quota, for example."""
 
 
 @dataclass(frozen=True)
