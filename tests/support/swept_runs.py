@@ -30,6 +30,8 @@ KINDS = (
 _NOT_OURS = {("configmaps", "kube-root-ca.crt")}
 PATIENCE_SECONDS = 60.0
 _TICK_SECONDS = 0.1
+_LOOK_SECONDS = 0.25
+"""Pause between looks at all that a finished run has left: nine requests each."""
 
 WELL = Part(0.02, 0.02, 0.05, stop_s=0.02, progress="refused")
 STAYS = replace(WELL, run_s=math.inf)
@@ -196,6 +198,11 @@ class Outcome:
     """Pairs of pods of different attempts that ran at the same time."""
 
 
+def attempts_of(outcome: Outcome) -> dict[str, int]:
+    """Attempts at each stage."""
+    return {kind: stage["attempt"]["number"] for kind, stage in outcome.ending["stages"].items()}
+
+
 def differences(expected: Outcome, actual: Outcome) -> list[str]:
     """What is not the same, a line each."""
     names = ("state and stages", "children", "objects ever created", "live pods", "overlaps")
@@ -249,13 +256,15 @@ def finish(
         if not operator.is_alive:
             operator.start()
         scenario.user(view, run)
-        if run["status"].get("state") in FINISHED:
-            outcome = _outcome(view, player, uid)
-            if outcome != newest:
-                newest, since = outcome, time.monotonic()
-            if time.monotonic() - since > _patience(outcome, expected):
-                break
-        time.sleep(_TICK_SECONDS)
+        if run["status"].get("state") not in FINISHED:
+            time.sleep(_TICK_SECONDS)
+            continue
+        outcome = _outcome(view, player, uid)
+        if outcome != newest:
+            newest, since = outcome, time.monotonic()
+        if time.monotonic() - since > _patience(outcome, expected):
+            return outcome
+        time.sleep(_LOOK_SECONDS)
     return _outcome(view, player, uid)
 
 
