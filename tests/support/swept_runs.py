@@ -166,7 +166,12 @@ def a_run(scenario: Scenario, namespace: str) -> Document:
         "stages": stages,
     }
     meta = {"name": scenario.name, "namespace": namespace}
-    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "spec": spec | scenario.spec}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": meta,
+        "spec": {**spec, **scenario.spec},
+    }
 
 
 def player_of(cluster: ApiCluster) -> Player:
