@@ -1,5 +1,6 @@
 """kopf's part: it watches PrismRuns and tells the controller; nothing is decided here."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
