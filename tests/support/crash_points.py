@@ -1,22 +1,21 @@
 """Stops an operator dead at a point of a run's way, starts it again, and says what came of it."""
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from typing import cast
 
 from api_cluster import ApiCluster
 from operator_process import OperatorProcess
 from played import Player
-from prism_operator.cluster.controller import Pace
 from running_operator import Moment, RunningOperator, Write
 from swept_runs import Document, Outcome, View, differences, finish
 
 MOMENTS: tuple[Moment, ...] = ("before", "after")
-_PACE = Pace(poll_seconds=0.5)
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Calm:
     writes: tuple[str, ...]
     """What the operator wrote, in order."""
     seconds: float
+    """From its first write to its last one."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Theatre:
 
     cluster: ApiCluster
     player: Player
-    at_once: int = 6
+    at_once: int = 3
     """Operators that work at the same time, each in a namespace of its own."""
 
     def calm(self, scenario: str) -> Calm:
         """A run that is not disturbed."""
-        view, started = self._view(scenario), time.monotonic()
+        view = self._view(scenario)
         operator = self._operator(view)
         try:
             outcome = finish(view, self.player, operator, None)
@@ -91,7 +91,8 @@ class Theatre:
         finally:
             operator.kill()
         writes = tuple(_target(write) for write in operator.writes)
-        return Calm(outcome, writes, time.monotonic() - started)
+        seconds = operator.writes[-1].sent_at - operator.writes[0].sent_at
+        return Calm(outcome, writes, seconds)
 
     def stopped_at(self, scenario: str, stop: Stop, calm: Calm) -> Point:
         """A run whose operator is stopped dead by a hook, in this process."""
@@ -113,14 +114,13 @@ class Theatre:
         written."""
         view, started = self._view(scenario), time.monotonic()
         log = self.cluster.folder / f"operator-{view.namespace}.log"
-        kubeconfig, port = self.cluster.admin_kubeconfig, self.player.port
-        operator = OperatorProcess(kubeconfig, view.namespace, port, log)
+        operator = OperatorProcess(self.cluster.admin_kubeconfig, view.namespace, log)
         kill = Alarm(seconds, operator.kill)
         operator.start()
         try:
             outcome = finish(view, self.player, operator, calm.outcome, kill)
         finally:
-            operator.kill()
+            operator.close()
         lost = tuple(differences(calm.outcome, outcome))
         return Point(kill.where, lost, time.monotonic() - started)
 
@@ -129,20 +129,25 @@ class Theatre:
 
     def _operator(self, view: View) -> RunningOperator:
         where = (self.cluster.admin_kubeconfig, (view.namespace,))
-        return RunningOperator(*where, progress_port=self.player.port, pace=_PACE)
+        return RunningOperator(*where, progress_port=self.player.port)
 
     def sweep(self, scenario: str, calm: Calm) -> Iterator[Point]:
         """Points before and after each write, in turn, until a run has no more; then before and
         after all creations and deletions of the undisturbed run that were missed so."""
-        missed = {(m, w) for m in MOMENTS for w in calm.writes if "/" in w and not w.endswith("/status")}
-        for first in count(0, self.at_once):
-            indices = range(first, first + self.at_once)
-            found = list(self._all(scenario, calm, [_at(m, i) for i in indices for m in MOMENTS]))
-            yield from (point for point in found if point.where)
-            missed -= {tuple(point.where.split(" ", 1)) for point in found}
-            if first + self.at_once >= len(calm.writes) and not all(p.where for p in found):
-                break
-        yield from self._all(scenario, calm, [_to(m, target) for m, target in sorted(missed)])
+        targets = {w for w in calm.writes if w != "POST events" and not w.endswith("/status")}
+        missed = {f"{moment} {target}" for moment in MOMENTS for target in targets}
+        indices = range(len(calm.writes))
+        while indices:
+            hits = 0
+            for point in self.some(scenario, calm, indices):
+                missed.discard(point.where)
+                hits += bool(point.where)
+                yield point
+            is_over = hits < len(MOMENTS) * len(indices)
+            indices = range(0) if is_over else range(indices.stop, indices.stop + 1)
+        yield from self._all(
+            scenario, calm, [stop_at(*where.split(" ", 1)) for where in sorted(missed)]
+        )
 
     def some(self, scenario: str, calm: Calm, indices: Iterable[int]) -> Iterator[Point]:
         """Points before and after some writes."""
@@ -167,11 +172,13 @@ def _at(moment: Moment, index: int) -> Stop:
     return Stop(moment, lambda write: write.index == index)
 
 
-def _to(moment: Moment, target: str) -> Stop:
-    return Stop(moment, lambda write: _target(write) == target)
+def stop_at(moment: str, target: str) -> Stop:
+    """Before or after the first write of a target: `POST configmaps/well-sft-a1`."""
+    return Stop(cast(Moment, moment), lambda write: _target(write) == target)
 
 
 def _target(write: Write) -> str:
-    """What it writes: `POST configmaps/r-sft-a1`."""
+    """What it writes, the same in all runs: `POST configmaps/well-sft-a1`, `POST events`."""
     target = write.path.partition("/namespaces/")[2].partition("/")[2]
+    target = re.sub("-[0-9a-f]{8}-rollout", "-UID8-rollout", target)
     return f"{write.verb} {'events' if target.startswith('events/') else target}"

@@ -30,6 +30,8 @@ from prism_operator.operate import run_controller
 IMAGES = Images(trainer="registry.example/trainer:1", rollout="registry.example/rollout:1")
 PACE = Pace(poll_seconds=0.2)
 END_SECONDS = 20.0
+_CLOSING_SECONDS = 0.05
+"""Closed connections go away a few turns of the loop later; it must not be closed before."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class RunningOperator:
             raise RuntimeError("controller or kopf ended by itself")
         finally:
             await client.close()
-            await asyncio.sleep(0.1)  # TLS says goodbye
+            await asyncio.sleep(_CLOSING_SECONDS)
 
 
 def _path(verb: str, path: str, body: Any) -> str:

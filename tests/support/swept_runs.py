@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from api_cluster import ApiCluster
-from played import Exit, Part, Player, Script, Server, Trainer, from_kubeconfig
+from played import Evicted, Exit, Part, Player, Script, Server, Trainer, from_kubeconfig
 from prism_api.exit_codes import ExitCode
 from prism_api.names import API_VERSION, KIND, PLURAL
 from prism_api.status import FINISHED
@@ -29,7 +29,9 @@ KINDS = (
 """All that may be left in a namespace."""
 _NOT_OURS = {("configmaps", "kube-root-ca.crt")}
 PATIENCE_SECONDS = 60.0
-_TICK_SECONDS = 0.05
+_TICK_SECONDS = 0.1
+_LOOK_SECONDS = 0.25
+"""Pause between looks at all that a finished run has left: nine requests each."""
 
 WELL = Part(0.02, 0.02, 0.05, stop_s=0.02, progress="refused")
 STAYS = replace(WELL, run_s=math.inf)
@@ -84,6 +86,8 @@ class Scenario:
     """Of the run, too."""
     spec: Mapping[str, Any]
     trainer: Callable[[Trainer], Part]
+    attempts: Mapping[str, int]
+    """At each stage, when the run is over."""
     user: Callable[[View, Document], None] = lambda view, run: None
     """Looks at the run now and then, and acts."""
 
@@ -92,18 +96,16 @@ def _well(who: Trainer) -> Part:
     return WELL
 
 
-def _sft_crashes_rlvr_waits(who: Trainer) -> Part:
-    if who.attempt > 1:
+def _sft_crashes_rlvr_is_evicted(who: Trainer) -> Part:
+    """One process of a gang is struck in the first attempt, and the other one hangs."""
+    struck: dict[tuple[str, int], Exit | Evicted] = {
+        ("sft", 1): Exit(ExitCode.CRASHED, "crashed"),
+        ("rlvr", 0): Evicted("kubelet"),  # what stays to be seen; what is deleted is replaced
+    }
+    if who.attempt > 1 or who.stage == "align":
         return WELL
-    if who.stage == "sft" and who.index == 1:
-        return replace(WELL, ending=Exit(ExitCode.CRASHED, "crashed"))
-    return HANGS if who.stage == "rlvr" else WELL
-
-
-def _deletes_a_pod(view: View, run: Document) -> None:
-    """Of the first attempt at RLVR, once it trains."""
-    if _trains(run, "rlvr"):
-        view.cluster.admin.delete("v1", "pods", f"{view.name}-rlvr-a1-worker-0", view.namespace)
+    ending = struck.get((who.stage, who.index))
+    return replace(WELL, ending=ending) if ending else HANGS
 
 
 def _align_waits(who: Trainer) -> Part:
@@ -129,13 +131,24 @@ def _trains(run: Document, kind: str) -> bool:
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("well", {}, _well),
-        Scenario("faults", {"workers": {"replicas": 2}}, _sft_crashes_rlvr_waits, _deletes_a_pod),
-        Scenario("suspended", {"ttlSecondsAfterFinished": 0}, _align_waits, _suspends),
+        Scenario("well", {}, _well, {"sft": 1, "align": 1, "rlvr": 1}),
+        Scenario(
+            "faults",
+            {"workers": {"replicas": 2}},
+            _sft_crashes_rlvr_is_evicted,
+            {"sft": 2, "align": 1, "rlvr": 2},
+        ),
+        Scenario(
+            "suspended",
+            {"ttlSecondsAfterFinished": 0},
+            _align_waits,
+            {"sft": 1, "align": 2, "rlvr": 1},
+            _suspends,
+        ),
     )
 }
-"""Nothing happens; a process of a gang crashes, a pod is deleted; suspended and resumed, and all
-children go at the end. Rollouts of two stages have servers in all of them."""
+"""Nothing happens; a process of a gang crashes, another one is evicted; suspended and resumed, and
+all children go at the end. Rollouts of two stages have servers in all of them."""
 
 
 def a_run(scenario: Scenario, namespace: str) -> Document:
@@ -153,7 +166,12 @@ def a_run(scenario: Scenario, namespace: str) -> Document:
         "stages": stages,
     }
     meta = {"name": scenario.name, "namespace": namespace}
-    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "spec": spec | scenario.spec}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": meta,
+        "spec": {**spec, **scenario.spec},
+    }
 
 
 def player_of(cluster: ApiCluster) -> Player:
@@ -183,6 +201,11 @@ class Outcome:
     """Pods that hold machines."""
     overlapping: int
     """Pairs of pods of different attempts that ran at the same time."""
+
+
+def attempts_of(outcome: Outcome) -> dict[str, int]:
+    """Attempts at each stage."""
+    return {kind: stage["attempt"]["number"] for kind, stage in outcome.ending["stages"].items()}
 
 
 def differences(expected: Outcome, actual: Outcome) -> list[str]:
@@ -238,13 +261,15 @@ def finish(
         if not operator.is_alive:
             operator.start()
         scenario.user(view, run)
-        if run["status"].get("state") in FINISHED:
-            outcome = _outcome(view, player, uid)
-            if outcome != newest:
-                newest, since = outcome, time.monotonic()
-            if time.monotonic() - since > _patience(outcome, expected):
-                break
-        time.sleep(_TICK_SECONDS)
+        if run["status"].get("state") not in FINISHED:
+            time.sleep(_TICK_SECONDS)
+            continue
+        outcome = _outcome(view, player, uid)
+        if outcome != newest:
+            newest, since = outcome, time.monotonic()
+        if time.monotonic() - since > _patience(outcome, expected):
+            return outcome
+        time.sleep(_LOOK_SECONDS)
     return _outcome(view, player, uid)
 
 

@@ -69,8 +69,8 @@ class Cache:
     def __init__(self) -> None:
         self._runs: dict[str, dict[Key, Child]] = {}
         self._gone: dict[str, int] = {}
-        """Version at which an object was deleted, or lost its labels, by its UID, until the
-        next full list."""
+        """Version at which an object was deleted, or lost our label, by its UID, until a later
+        full list."""
 
     def children(self, run_uid: str) -> Mapping[Key, Child]:
         """Of one run."""
@@ -82,8 +82,8 @@ class Cache:
         run_uid = run_uid_of(document)
         child = child_of(resource, document)
         known = self._runs.get(run_uid, {}).get(child.key)
-        is_gone = self._gone.get(child.uid, -1) >= child.version
-        if is_gone or (known is not None and known.version >= child.version):
+        newest = max(self._gone.get(child.uid, 0), known.version if known else 0)
+        if newest >= child.version:
             return None
         self._runs.setdefault(run_uid, {})[child.key] = child
         return run_uid
@@ -91,8 +91,12 @@ class Cache:
     def remove(self, resource: Resource, document: Document) -> str | None:
         """Take a deleted object out; the UID of its run, if that was news."""
         run_uid, meta = run_uid_of(document), document["metadata"]
-        self._gone[meta["uid"]] = int(meta["resourceVersion"])
-        return self._drop(run_uid, (resource, meta["name"]), meta["uid"])
+        key, version = (resource, meta["name"]), int(meta["resourceVersion"])
+        known = self._runs.get(run_uid, {}).get(key)
+        if known is not None and known.uid == meta["uid"] and known.version > version:
+            return None  # it had lost our label, and has it again
+        self._gone[meta["uid"]] = version
+        return self._drop(run_uid, key, meta["uid"])
 
     def replace(
         self,

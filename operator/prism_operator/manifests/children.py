@@ -142,11 +142,17 @@ class Household:
             keeps = self.keep.succeeded if is_proven else self._keeps_failed(attempt)
         else:
             is_last_but_one = job.attempt == attempt.number - 1
-            keeps = self.keep.failed and is_last_but_one and job.is_finished
+            # The attempt itself is forgotten: its pods tell whether it failed or was preempted.
+            is_failed = job.is_finished and not _is_disrupted(job, seen)
+            keeps = self.keep.failed and is_last_but_one and is_failed
         return keeps and _has_ended(job, attempt, seen, now)
 
     def _keeps_failed(self, attempt: AttemptStatus) -> bool:
         return self.keep.failed and attempt.outcome == "ended"
+
+
+def _is_disrupted(job: JobSeen, seen: ChildrenSeen) -> bool:
+    return any(pod.disruption for pod in seen.gang(job.kind, job.attempt))
 
 
 def _keeps_servers(stage: StageStatus) -> bool:

@@ -118,8 +118,9 @@ def _hindrance(
         return ""
     if seen.trouble:
         return seen.trouble
-    servers = tuple(p for p in seen.pods if p.role == "rollout" and p.kind == kind)
-    blocked = next((p for p in (*pods, *servers) if p.blocker), None)
+    servers = (p for p in seen.pods if p.role == "rollout" and p.kind == kind)
+    waiting = (*pods, *sorted(servers, key=lambda p: p.name))
+    blocked = next((p for p in waiting if p.blocker), None)
     if blocked is not None:
         return with_remedy(f"{blocked.name}: {blocked.blocker}")
     deployed = seen.servers_of(kind)
