@@ -67,6 +67,8 @@ class RunRecord:
     """What the API server left out of the status that was written last, as a patch."""
     failures: int = 0
     """Times in a row that the API server could not be asked."""
+    has_token: bool = False
+    """Whether its Secret was created, or found to be there."""
     checked: dict[str, int] = field(default_factory=dict)
     """Version in which a child was last found as it should be, by its UID."""
 
@@ -114,7 +116,7 @@ class RunReader:
         )
         if before is not None:
             record.trouble, record.failures = before.trouble, before.failures
-            record.checked = before.checked
+            record.checked, record.has_token = before.checked, before.has_token
         return record
 
     def _read_spec(self, document: Document) -> ReadRun:
