@@ -99,6 +99,10 @@ cluster-binaries: setup ## Build etcd and Kubernetes for the test cluster, once 
 test-cluster: cluster-binaries ## The operator on a real etcd, API server and controller manager
 	$(BIN)/pytest -m cluster tests/cluster
 
+.PHONY: crash-sweep
+crash-sweep: cluster-binaries ## Stop the operator dead at every write of a run, and by SIGKILL; it must end the same
+	PYTHONPATH=tests/support $(BIN)/python tests/cluster/crash_sweep.py
+
 .PHONY: bench-generate
 bench-generate: setup ## Compare in-process generation with transformers' generate
 	$(BIN)/python tests/benchmarks/bench_generate.py --require 1.4

@@ -204,7 +204,7 @@ async def _watch_kopf(namespace: str) -> AsyncIterator[None]:
 
     operator = kopf.operator(
         registry=registry,
-        settings=build_settings(clusterwide=False, resync_seconds=300),
+        settings=build_settings(resync_seconds=300),
         standalone=True,
         namespaces=[namespace],
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from prism_operator.cluster.cache import Cache
-from prism_operator.cluster.resources import CONFIG_MAPS, PODS
+from prism_operator.cluster.resources import CONFIG_MAPS, JOBS, PODS
 
 RUN = "0f8fad5b-d9cb-469f-a165-70867728950e"
 JOB = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -32,6 +32,15 @@ def a_pod(version: int, **status: Any) -> dict[str, Any]:
         },
         "status": {"phase": "Pending", **status},
     }
+
+
+def a_job(version: int, generation: int, **status: Any) -> dict[str, Any]:
+    """The PyTorchJob of that pod."""
+    job = a_pod(version)
+    run = {"apiVersion": "prism.dev/v1alpha1", "kind": "PrismRun", "name": "run", "uid": RUN}
+    names = {"name": "run-sft-a1", "uid": JOB, "generation": generation}
+    job["metadata"] |= {**names, "ownerReferences": [{**run, "controller": True}]}
+    return {**job, "spec": {"runPolicy": {}}, "status": status}
 
 
 @pytest.fixture
@@ -61,16 +70,30 @@ def test_a_change_of_anything_else_is_taken_in_and_is_no_news(cache: Cache) -> N
         {"uid": "pod-2"},
         {"deletionTimestamp": "2026-01-02T03:04:05Z"},
         {"ownerReferences": []},
-        {"annotations": {"prism.dev/template-hash": "another"}},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_another_object_its_deletion_owner_and_own_annotations_are_news(
+def test_another_pod_its_deletion_and_its_owner_are_news(
     cache: Cache, change: dict[str, Any]
 ) -> None:
     pod = a_pod(2)
     pod["metadata"] |= change
     assert cache.put(PODS, pod) == RUN
+
+
+def test_an_edit_of_a_job_is_news_and_a_count_in_its_status_is_not() -> None:
+    cache, job = Cache(), a_job(1, generation=1)
+    cache.put(JOBS, job)
+    counted = a_job(2, generation=1, replicaStatuses={"Worker": {"active": 1}})
+    assert cache.put(JOBS, counted) is None
+    assert cache.put(JOBS, a_job(3, generation=2)) == RUN
+    edited = a_job(4, generation=2)
+    edited["metadata"]["annotations"] = {"prism.dev/template-hash": "another"}
+    assert cache.put(JOBS, edited) == RUN
+    failed = [{"type": "Failed", "status": "True", "message": "it failed"}]
+    over = a_job(5, generation=2, conditions=failed)
+    over["metadata"]["annotations"] = edited["metadata"]["annotations"]
+    assert cache.put(JOBS, over) == RUN
 
 
 def test_an_edit_of_a_child_of_which_nothing_is_seen_is_news() -> None:

@@ -4,9 +4,9 @@ Only what decisions need is kept of an object: a thousand runs have to fit a sma
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from prism_api.names import UID_LABEL
+from prism_api.names import GROUP, UID_LABEL
 from prism_operator.cluster.client import Document
 from prism_operator.cluster.observe import Sighting, sighting_of
 from prism_operator.cluster.resources import PODS, Resource
@@ -26,13 +26,11 @@ class Child:
     version: int
     """resourceVersion: a later state of the same object has a larger one."""
     content: int
-    """Changes with what is wanted of it: generation, or the version where there is none; of pods,
+    """Changes with what is wanted of it, and with what says whose it is; see content_of. Of pods,
     which others make, nothing is wanted."""
     owner_uid: str
-    """Of its controller."""
+    """Of its controller; empty if it has none."""
     is_deleting: bool
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    """Our own ones."""
     seen: Sighting = None
 
     @property
@@ -44,8 +42,6 @@ class Child:
 def child_of(resource: Resource, document: Document) -> Child:
     """What is kept of an object."""
     meta = document["metadata"]
-    owners = (o for o in meta.get("ownerReferences", ()) if o.get("controller"))
-    own = {k: v for k, v in meta.get("annotations", {}).items() if k.startswith("prism.dev/")}
     return Child(
         resource=resource,
         namespace=meta["namespace"],
@@ -53,17 +49,19 @@ def child_of(resource: Resource, document: Document) -> Child:
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
         content=0 if resource == PODS else content_of(document),
-        owner_uid=next((o["uid"] for o in owners), ""),
+        owner_uid=_owner_uid(document),
         is_deleting="deletionTimestamp" in meta,
-        annotations=own,
         seen=sighting_of(resource, document),
     )
 
 
 def content_of(document: Document) -> int:
-    """See Child.content."""
+    """A digest of generation (resourceVersion where there is none), owner, labels and our own
+    annotations: a status that is written does not change it."""
     meta = document["metadata"]
-    return int(meta.get("generation") or meta["resourceVersion"])
+    own = (a for a in meta.get("annotations", {}).items() if a[0].startswith(f"{GROUP}/"))
+    marks = (*sorted(meta.get("labels", {}).items()), *sorted(own))
+    return hash((meta.get("generation") or meta["resourceVersion"], _owner_uid(document), marks))
 
 
 class Cache:
@@ -147,6 +145,11 @@ class Cache:
             for child in children.values():
                 if child.resource == resource:
                     yield run_uid, child
+
+
+def _owner_uid(document: Document) -> str:
+    owners = document["metadata"].get("ownerReferences", ())
+    return next((str(o["uid"]) for o in owners if o.get("controller")), "")
 
 
 def run_uid_of(document: Document) -> str:

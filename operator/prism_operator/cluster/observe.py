@@ -50,16 +50,16 @@ def job_seen(document: Document) -> JobSeen:
 def servers_seen(document: Document) -> ServersSeen:
     """A Deployment of rollout servers."""
     meta, status = document["metadata"], document.get("status") or {}
-    conditions = {c["type"]: c for c in status.get("conditions") or ()}
-    failure = conditions.get("ReplicaFailure", {})
     is_current = status.get("observedGeneration", 0) >= meta.get("generation", 0)
+    conditions = {c["type"]: c for c in status.get("conditions") or () if c["status"] == "True"}
+    failure = conditions.get("ReplicaFailure", {})
     return ServersSeen(
         uid=meta["uid"],
         name=meta["name"],
         kind=_kind_of(document),
         ready=status.get("readyReplicas", 0) if is_current else 0,
         is_deleting="deletionTimestamp" in meta,
-        blocker=str(failure.get("message", "")) if failure.get("status") == "True" else "",
+        blocker=f"{failure.get('reason', '')}: {failure.get('message', '')}".strip(": "),
     )
 
 

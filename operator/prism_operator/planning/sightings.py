@@ -68,7 +68,7 @@ class ServersSeen:
     ready: int
     is_deleting: bool = False
     blocker: str = ""
-    """Why it has no pods: a quota, for example."""
+    """Why it cannot make pods, in words; empty if it can."""
 
 
 @dataclass(frozen=True)
