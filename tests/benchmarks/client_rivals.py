@@ -23,7 +23,6 @@ from prism_operator.cluster.resources import CONFIG_MAPS
 from prism_operator.handlers import build_settings
 
 Json = dict[str, Any]
-_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ async def _contestants(namespace: str) -> AsyncIterator[tuple[Client, DynamicCli
         await api.close()
 
 
-async def compare(cluster: ApiCluster, namespace: str, rounds: int) -> list[Rivalry]:
-    """Everything about the PrismRuns of a namespace, which nobody works on."""
+async def compare(cluster: ApiCluster, namespace: str, rounds: int, repeats: int) -> list[Rivalry]:
+    """Requests and events about the PrismRuns of a namespace, which nobody works on."""
     os.environ["KUBECONFIG"] = str(cluster.admin_kubeconfig)
     names = [run["metadata"]["name"] for run in cluster.admin.list(API_VERSION, PLURAL, namespace)]
     async with _contestants(namespace) as (client, official, runs, maps):
@@ -130,7 +129,7 @@ async def compare(cluster: ApiCluster, namespace: str, rounds: int) -> list[Riva
             "kubernetes.aio": _Official(official, runs, maps, namespace),
         }
         times: dict[str, dict[str, list[float]]] = {}
-        for _ in range(_REPEATS):
+        for _ in range(repeats):
             for who, rival in rivals.items():
                 for what, us in (await _requests(rival, names, rounds)).items():
                     times.setdefault(what, {}).setdefault(who, []).append(us)
@@ -139,7 +138,7 @@ async def compare(cluster: ApiCluster, namespace: str, rounds: int) -> list[Riva
             "kubernetes.aio": lambda version: _watch_official(official, runs, namespace, version),
             "kopf": lambda version: _watch_kopf(namespace),
         }
-        for _ in range(_REPEATS):
+        for _ in range(repeats):
             for who, watcher in watchers.items():
                 us = await _events(cluster, namespace, watcher, len(names))
                 times.setdefault("event of a PrismRun", {}).setdefault(who, []).append(us)
