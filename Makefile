@@ -115,6 +115,14 @@ crash-sweep: cluster-binaries ## Stop the operator dead at every write of a run,
 bench-generate: setup ## Compare in-process generation with transformers' generate
 	$(BIN)/python tests/benchmarks/bench_generate.py --require 1.4
 
+.PHONY: bench-operator
+bench-operator: cluster-binaries ## Load the operator with 1,000 runs: CPU, memory, lateness, restart
+	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/bench_operator.py
+
+.PHONY: bench-operator-smoke
+bench-operator-smoke: cluster-binaries ## The same with 30 runs, in a minute
+	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/bench_operator.py --smoke
+
 .PHONY: figures
 figures: setup ## Reproduce the README's figures: seeds 0, 1, 2, both routings, baseline, control
 	$(BIN)/python tests/benchmarks/figures.py

@@ -96,7 +96,8 @@ class Controller:
                 client,
                 Source(resource, namespace, metadata_only),
                 cache,
-                self._heard,
+                self._queue.add,
+                metrics.saw_event,
                 self._restarted,
                 pace.resync_seconds,
             )
@@ -106,18 +107,19 @@ class Controller:
 
     def run_changed(self, document: Document) -> None:
         """A PrismRun is there, or is another one now."""
+        self._metrics.saw_event(RUNS.plural)
         uid = self._reconciler.take(document)
         if uid is not None:
             self._metrics.saw_run(uid, self._reconciler.records[uid].status.state)
-            self._heard(uid)
+            self._queue.add(uid)
 
     def run_deleted(self, document: Document) -> None:
         """A PrismRun is gone."""
+        self._metrics.saw_event(RUNS.plural)
         uid = document["metadata"]["uid"]
         self._reconciler.forget(uid)
         self._queue.forget(uid)
         self._metrics.saw_run(uid, None)
-        self._metrics.saw_event()
 
     async def runs_are_served(self) -> None:
         """Return once the API server knows PrismRuns."""
@@ -177,10 +179,6 @@ class Controller:
                 return _DEFECT_SECONDS
             finally:
                 self._metrics.reconcile_duration.observe(self._metrics.clock() - started)
-
-    def _heard(self, run_uid: str) -> None:
-        self._metrics.saw_event()
-        self._queue.add(run_uid)
 
     def _stored(self, record: RunRecord, before: PrismRunStatus) -> None:
         self._metrics.saw_status(before, record.status)
