@@ -29,8 +29,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="with the operators' own logs")
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO if asked.verbose else logging.ERROR)
-    logging.getLogger("kopf").setLevel(logging.CRITICAL)
+    logging.basicConfig(
+        level=logging.INFO if asked.verbose else logging.ERROR,
+        format="%(relativeCreated)d %(threadName)s %(name)s: %(message)s",
+    )
+    for name in ("kopf", "httpx2", "aiohttp.access"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     weather = Weather(seed=asked.seed, runs_per_wave=asked.runs)
     halves = {"free": False, "leased": True}
     halves = {asked.half: halves[asked.half]} if asked.half else halves

@@ -3,7 +3,8 @@
 Only what decisions need is kept of an object: a thousand runs have to fit a small pod.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from prism_api.names import UID_LABEL
@@ -33,6 +34,8 @@ class Child:
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Our own ones."""
     seen: Sighting = None
+    known_since: float = 0.0
+    """When it was first known here, by the cache's clock."""
 
     @property
     def key(self) -> Key:
@@ -68,7 +71,9 @@ def content_of(document: Document) -> int:
 class Cache:
     """Children by the UID of their run."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        """Seconds since some moment; never goes back."""
         self._runs: dict[str, dict[Key, Child]] = {}
         self._gone: dict[str, int] = {}
         """Newest version at which an object was deleted, by its UID, until the next full list."""
@@ -85,7 +90,9 @@ class Cache:
         known = self._runs.get(run_uid, {}).get(child.key)
         if child.uid in self._gone or (known is not None and known.version >= child.version):
             return None
-        self._runs.setdefault(run_uid, {})[child.key] = child
+        is_same = known is not None and known.uid == child.uid
+        since = known.known_since if known is not None and is_same else self.clock()
+        self._runs.setdefault(run_uid, {})[child.key] = replace(child, known_since=since)
         return run_uid
 
     def remove(self, resource: Resource, document: Document) -> str | None:

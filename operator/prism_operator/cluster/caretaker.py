@@ -23,6 +23,10 @@ from prism_operator.planning.naming import token_name
 from prism_operator.planning.sightings import ChildrenSeen
 
 
+_FRESH_SECONDS = 1.0
+"""What was stored of a run is trusted for so long, if nothing contradicts it."""
+
+
 class Refused(Exception):
     """The API server will not have a child; says why and what to do."""
 
@@ -33,13 +37,22 @@ class Caretaker:
     def __init__(self, client: Client, cache: Cache) -> None:
         self._client, self._cache = client, cache
 
-    def is_idle(self, record: RunRecord, needed: Iterable[Needed]) -> bool:
-        """Whether all is as it is to be, as far as the cache knows."""
+    def doubtful_at(self, record: RunRecord, needed: Iterable[Needed]) -> float | None:
+        """When the run has to have been asked for later than, so that what there is to do can be
+        done; None: all is as it is to be, as far as the cache knows.
+
+        Whatever is to be created was decided to be before. So a child that is there, but not wanted
+        by what was stored later, is not wanted any more; by what was stored earlier, it may be new.
+        """
         wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
-        children = self._cache.children(record.uid)
-        return not self._unwanted(record, wanted) and not any(
+        children, unwanted = self._cache.children(record.uid), self._unwanted(record, wanted)
+        is_work = any(
             self._is_work(record, child, children.get(key)) for key, child in wanted.items()
         )
+        if not unwanted and not is_work:
+            return None
+        oldest = self._cache.clock() - _FRESH_SECONDS
+        return max((child.known_since for child in unwanted), default=oldest)
 
     async def care(
         self, record: RunRecord, read: ReadRun, needed: Iterable[Needed], seen: ChildrenSeen
@@ -54,13 +67,16 @@ class Caretaker:
             if there is None:
                 if child.build is not None:
                     await self._create(record, read, key, child)
+            elif there.owner_uid != record.uid:
+                raise _taken(*key)
             elif self._is_work(record, child, there):
                 await self._repair(record, child, there)
         for there in self._unwanted(record, wanted):
-            await self._delete(record, there)
+            if there.known_since < record.confirmed_at:
+                await self._delete(record, there)
 
     def _is_work(self, record: RunRecord, child: Needed, there: Child | None) -> bool:
-        if there is None:
+        if there is None or there.owner_uid != record.uid:
             return child.build is not None
         is_known = record.checked.get(there.uid) == there.content
         return child.is_repaired and not is_known and not there.is_deleting
@@ -97,10 +113,7 @@ class Caretaker:
         path = resource.path(record.namespace, name)
         there = await self._client.get(path)
         if child_of(resource, there).owner_uid != record.uid:
-            raise Refused(
-                f"{resource} {name} is there already and belongs to somebody else; "
-                "delete or rename it, or give the run another name"
-            )
+            raise _taken(resource, name)
         if run_uid_of(there) == record.uid:
             return there
         return await self._client.apply(path, _fenced(manifest, there["metadata"]["uid"]))
@@ -138,6 +151,13 @@ class Caretaker:
         with suppress(NotFound, Conflict):  # it is gone, or is another object by now
             await self._client.delete(child.resource.path(child.namespace, child.name), child.uid)
         self._cache.mark_deleting(record.uid, child)
+
+
+def _taken(resource: Resource, name: str) -> Refused:
+    return Refused(
+        f"{resource} {name} is there already and belongs to somebody else; "
+        "delete or rename it, or give the run another name"
+    )
 
 
 def _fenced(manifest: Document, uid: str) -> Document:

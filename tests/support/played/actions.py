@@ -26,6 +26,7 @@ class Actions:
         task = asyncio.create_task(self._watched(what))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(lambda _: what.close())  # where it was cancelled before it began
         return task
 
     async def _watched(self, what: Coroutine[Any, Any, None]) -> None:
