@@ -3,6 +3,7 @@
 Only what decisions need is kept of an object: a thousand runs have to fit a small pod.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,13 @@ class Cache:
         self._gone: dict[str, int] = {}
         """Newest version at which an object was deleted, by its UID, until the next full list."""
 
+        self._removed_at: dict[str, float] = {}
+        """When a child of a run was last seen to be gone."""
+
+    def removed_at(self, run_uid: str) -> float:
+        """When a child of the run was last seen to be gone, by the clock; -inf: never."""
+        return self._removed_at.get(run_uid, -math.inf)
+
     def children(self, run_uid: str) -> Mapping[Key, Child]:
         """Of one run."""
         return self._runs.get(run_uid, {})
@@ -131,12 +139,14 @@ class Cache:
     def forget(self, run_uid: str) -> None:
         """A run that is gone: garbage collection has its children."""
         self._runs.pop(run_uid, None)
+        self._removed_at.pop(run_uid, None)
 
     def _drop(self, run_uid: str, key: Key, uid: str) -> str | None:
         children = self._runs.get(run_uid, {})
         if key not in children or children[key].uid != uid:
             return None
         del children[key]
+        self._removed_at[run_uid] = self.clock()
         if not children:
             del self._runs[run_uid]
         return run_uid

@@ -1,5 +1,6 @@
 """Makes a run's children what they are to be: creates, repairs, deletes, and no more than that."""
 
+import math
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,7 +24,7 @@ from prism_operator.planning.naming import token_name
 from prism_operator.planning.sightings import ChildrenSeen
 
 
-_FRESH_SECONDS = 1.0
+_FRESH_SECONDS = 2.0
 """What was stored of a run is trusted for so long, if nothing contradicts it."""
 
 
@@ -41,8 +42,10 @@ class Caretaker:
         """When the run has to have been asked for later than, so that what there is to do can be
         done; None: all is as it is to be, as far as the cache knows.
 
-        Whatever is to be created was decided to be before. So a child that is there, but not wanted
-        by what was stored later, is not wanted any more; by what was stored earlier, it may be new.
+        Another operator may be at work, or the one before may just have ended. Whatever is created
+        was decided to be before: so a child that is not wanted by what was stored after it was seen
+        is not wanted any more. Whatever is deleted was decided to be, too: so a child that is wanted
+        by what was stored after it was seen to be gone has yet to come.
         """
         wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
         children, unwanted = self._cache.children(record.uid), self._unwanted(record, wanted)
@@ -51,13 +54,21 @@ class Caretaker:
         )
         if not unwanted and not is_work:
             return None
-        oldest = self._cache.clock() - _FRESH_SECONDS
-        return max((child.known_since for child in unwanted), default=oldest)
+        newest = max((child.known_since for child in unwanted), default=-math.inf)
+        return max(newest, self._absent_since(record)) if is_work else newest
+
+    def _absent_since(self, record: RunRecord) -> float:
+        """What is wanted has to have been asked for later, to create what is missing."""
+        gone_at = self._cache.removed_at(record.uid)
+        return max(gone_at, self._cache.clock() - _FRESH_SECONDS)
 
     async def care(
         self, record: RunRecord, read: ReadRun, needed: Iterable[Needed], seen: ChildrenSeen
-    ) -> None:
-        """Do what has to be done; raises Refused, or a ClusterError if it has to be tried again."""
+    ) -> bool:
+        """Do what has to be done; whether all of it was certain enough.
+
+        Raises Refused, or a ClusterError if it has to be tried again.
+        """
         wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
         children = self._cache.children(record.uid)
         if _misses_token(read, seen):
@@ -66,14 +77,18 @@ class Caretaker:
             there = children.get(key)
             if there is None:
                 if child.build is not None:
+                    if record.confirmed_at <= self._absent_since(record):
+                        return False
                     await self._create(record, read, key, child)
             elif there.owner_uid != record.uid:
                 raise _taken(*key)
             elif self._is_work(record, child, there):
                 await self._repair(record, child, there)
-        for there in self._unwanted(record, wanted):
-            if there.known_since < record.confirmed_at:
-                await self._delete(record, there)
+        unwanted = self._unwanted(record, wanted)
+        certain = [there for there in unwanted if there.known_since < record.confirmed_at]
+        for there in certain:
+            await self._delete(record, there)
+        return len(certain) == len(unwanted)
 
     def _is_work(self, record: RunRecord, child: Needed, there: Child | None) -> bool:
         if there is None or there.owner_uid != record.uid:

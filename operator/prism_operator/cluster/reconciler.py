@@ -229,7 +229,8 @@ class Reconciler:
                 if fresh is None or fresh.version != version:
                     return 0.0
                 record = fresh
-            await self._caretaker.care(record, read, needed, seen)
+            if not await self._caretaker.care(record, read, needed, seen):
+                return 0.0
         record.trouble = ""
         await self._hindrances.look(record, seen, now)
         pauses = [read.household.expires_in(record.status, moment(now))]

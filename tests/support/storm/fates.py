@@ -56,7 +56,7 @@ FATES = {
     "preempted": Fate(_ends(Evicted("scheduler")), attempts=(1, 2)),
     "drained": Fate(_ends(Evicted("api")), attempts=(1, 2)),
     "vanished": Fate(_ends(Vanished()), attempts=(1, 2)),
-    "hangs": Fate(replace(WELL, run_s=math.inf, hangs_at=3)),
+    "hangs": Fate(replace(WELL, hangs_at=3)),
     "data": Fate(
         _ends(Exit(ExitCode.BAD_DATA, "row 7 has no prompt")),
         always=True,

@@ -19,6 +19,7 @@ from storm.judge import made_twice, ran_together, wrong_with_run
 from storm.operators import Place, Replica
 from storm.people import KINDS, People, Strangers, Touched
 from storm.table import Tally
+from storm_operator import LEASE
 
 _log = logging.getLogger(__name__)
 Document = dict[str, Any]
@@ -40,6 +41,8 @@ class Weather:
     """Between two things that users do, while runs are under way."""
     restart_share: float = 0.5
     """Restarts of the API server per wave."""
+    deposed_share: float = 0.05
+    """Times that the leading operator is cut off or stands still, per run."""
     patience_seconds: float = 90.0
     """After the last run was submitted, for all of a wave to be as they should."""
 
@@ -74,8 +77,10 @@ class Storm:
                 proxy = stack.enter_context(self._proxy(number))
                 self._proxies.append(proxy)
                 copy = proxy.kubeconfig(self._cluster.admin_kubeconfig, folder / f"{number}")
-                place = Place(copy, self._namespace, self._player.port)
-                replica = Replica(place, f"operator-{number}", has_lease=self._has_lease)
+                name = f"operator-{number}"
+                log = self._cluster.folder / f"{self._namespace}-{name}.log"
+                place = Place(copy, self._namespace, self._player.port, log)
+                replica = Replica(place, name, has_lease=self._has_lease)
                 self._replicas.append(stack.enter_context(replica))
             yield
             self._count()
@@ -101,6 +106,8 @@ class Storm:
             self._spend(weather.pause_seconds)
             if index in restarts:
                 self._restart_apiserver()
+            if self._has_lease and self._chance.random() < self._weather.deposed_share:
+                self._depose()
         self.tally.wrong += self._strangers.changed()
         self._strangers.leave()
         self._wait_for_all()
@@ -123,6 +130,7 @@ class Storm:
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
             self._people.resume(now)
+            self._tend()
             if self._under_way and self._chance.random() < _TICK_SECONDS / self._weather.deed_seconds:
                 self._people.act(self._chance.choice(sorted(self._under_way)))
             time.sleep(_TICK_SECONDS)
@@ -131,6 +139,7 @@ class Storm:
         since = time.monotonic()
         wrong: dict[str, list[str]] = {}
         while time.monotonic() - since < self._weather.patience_seconds:
+            self._player.check()
             documents = self._documents()
             runs, record = self._people.runs, self._player.record
             wrong = {
@@ -147,9 +156,8 @@ class Storm:
                 self._spend(0.3)
             else:
                 self._people.resume(float("inf"))
+                self._tend()
                 time.sleep(0.3)
-            if self._has_lease and self._chance.random() < 0.02:
-                self._depose()
         for name, found in wrong.items():
             self.tally.wrong += found
             _log.warning("%s: %s", name, documents[name].get("status"))
@@ -236,21 +244,43 @@ class Storm:
             proxy.connections for proxy in self._proxies
         )
         self._cluster.restart_apiserver()
+        # It is ready before it serves custom resources.
+        self._until(lambda: all(map(self._serves, ("prism.dev/v1alpha1", "kubeflow.org/v1"))), 60.0)
+
+    def _serves(self, api_version: str) -> bool:
+        plural = {"prism.dev/v1alpha1": PLURAL}.get(api_version, "pytorchjobs")
+        return self._cluster.admin.answers(f"/apis/{api_version}/{plural}")
 
     def _depose(self) -> None:
-        """Cut the leading operator off until another one leads."""
+        """Cut the leading operator off, or let it stand still, until another one leads."""
+        leader = self._leader()
         for replica, proxy in zip(self._replicas, self._proxies, strict=True):
-            if replica.leads and not proxy.severed:
+            if not leader.startswith(f"{replica.name}-"):
+                continue
+            if self._chance.random() < 0.5:
                 self.tally.done["leaders cut off"] += 1
                 proxy.sever()
-                self._until(lambda: not replica.leads, 10.0)
+                self._until(lambda: self._leader() != leader, 10.0)
                 proxy.revive()
-                return
+            else:
+                self.tally.done["leaders that stood still"] += 1
+                replica.pause()
+                self._until(lambda: self._leader() != leader, 10.0)
+                replica.resume()
 
-    @staticmethod
-    def _until(is_so: Callable[[], bool], seconds: float) -> None:
+    def _leader(self) -> str:
+        where = ("coordination.k8s.io/v1", "leases", LEASE, self._namespace)
+        lease = self._cluster.admin.find(*where)
+        return str(lease["spec"].get("holderIdentity", "")) if lease else ""
+
+    def _tend(self) -> None:
+        for replica in self._replicas:
+            replica.tend()
+
+    def _until(self, is_so: Callable[[], bool], seconds: float) -> None:
         until = time.monotonic() + seconds
         while not is_so() and time.monotonic() < until:
+            self._tend()
             time.sleep(0.05)
 
     def _count(self) -> None:
@@ -259,7 +289,10 @@ class Storm:
             self.tally.done["requests refused while the API server was away"] += proxy.refused
         for replica in self._replicas:
             self.tally.done[f"operators started ({self._mode})"] += replica.lives
-            self.tally.done[f"operators that led ({self._mode})"] += replica.terms
+        if self._has_lease:
+            where = ("coordination.k8s.io/v1", "leases", LEASE, self._namespace)
+            lease = self._cluster.admin.get(*where)
+            self.tally.done["changes of the leader"] += lease["spec"].get("leaseTransitions", 0)
         self.tally.done.update(self._people.done)
         self.tally.done["strangers beside them"] += self._strangers.total
 
