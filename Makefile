@@ -99,6 +99,10 @@ cluster-binaries: setup ## Build etcd and Kubernetes for the test cluster, once 
 test-cluster: cluster-binaries ## The operator on a real etcd, API server and controller manager
 	$(BIN)/pytest -m cluster tests/cluster
 
+.PHONY: fault-storm
+fault-storm: cluster-binaries ## Runs in a storm of 10,000 faults, under two operators: none is lost, nothing is made twice
+	PYTHONPATH=tests/support $(BIN)/python tests/cluster/fault_storm.py
+
 .PHONY: bench-generate
 bench-generate: setup ## Compare in-process generation with transformers' generate
 	$(BIN)/python tests/benchmarks/bench_generate.py --require 1.4

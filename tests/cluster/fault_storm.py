@@ -7,7 +7,6 @@ every violation, and exits with 1 if there is any.
 """
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
@@ -27,14 +26,8 @@ def main() -> None:
     parser.add_argument("--waves", type=int, default=60, help="at most, of each half (60)")
     parser.add_argument("--half", choices=["free", "leased"], help="only this one")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--verbose", action="store_true", help="with the operators' own logs")
+    parser.add_argument("--logs", type=Path, help="folder for the operators' logs")
     asked = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO if asked.verbose else logging.ERROR,
-        format="%(relativeCreated)d %(threadName)s %(name)s: %(message)s",
-    )
-    for name in ("kopf", "httpx2", "aiohttp.access"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     weather = Weather(seed=asked.seed, runs_per_wave=asked.runs)
     halves = {"free": False, "leased": True}
     halves = {asked.half: halves[asked.half]} if asked.half else halves
@@ -42,7 +35,7 @@ def main() -> None:
     total = Tally()
     with ApiCluster(crds=[CRD]) as cluster:
         for name, has_lease in halves.items():
-            storm = Storm(cluster, weather, has_lease=has_lease)
+            storm = Storm(cluster, weather, has_lease=has_lease, logs=asked.logs)
             with storm.raging():
                 for number in range(asked.waves):
                     began = time.monotonic()

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from prism_api.resources import Images
 from prism_operator.cluster.census import Census
 from prism_operator.cluster.errors import Unavailable
 from prism_operator.cluster.runs import RunReader, RunRecord
-from prism_api.resources import Images
 
 Document = dict[str, Any]
 

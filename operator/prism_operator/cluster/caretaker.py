@@ -23,7 +23,6 @@ from prism_operator.manifests.token_secret import build_token_secret
 from prism_operator.planning.naming import token_name
 from prism_operator.planning.sightings import ChildrenSeen
 
-
 _FRESH_SECONDS = 2.0
 """What was stored of a run is trusted for so long, if nothing contradicts it."""
 

@@ -116,7 +116,7 @@ def script(first_stage: Callable[[str], str]) -> Script:
 
     def trainer(who: Trainer) -> Part:
         fate = FATES[who.run.partition("-")[0]]
-        is_first = who.attempt == 1 and who.incarnation == 0 or fate.always
+        is_first = (who.attempt == 1 and who.incarnation == 0) or fate.always
         is_met = is_first and who.index == 0 and who.stage == first_stage(who.run)
         return fate.bad if fate.bad is not None and is_met else WELL
 

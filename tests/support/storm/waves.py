@@ -17,7 +17,7 @@ from prism_api.names import API_VERSION, PLURAL, UID_LABEL
 from storm.fates import draw_plan, script
 from storm.judge import made_twice, ran_together, wrong_with_run
 from storm.operators import Place, Replica
-from storm.people import KINDS, People, Strangers, Touched
+from storm.people import KINDS, People, Strangers
 from storm.table import Tally
 from storm_operator import LEASE
 
@@ -50,7 +50,16 @@ class Weather:
 class Storm:
     """Over one namespace, from the start of its block to the end."""
 
-    def __init__(self, cluster: ApiCluster, weather: Weather, *, has_lease: bool) -> None:
+    def __init__(
+        self,
+        cluster: ApiCluster,
+        weather: Weather,
+        *,
+        has_lease: bool,
+        logs: Path | None = None,
+    ) -> None:
+        """`logs` is a folder for the operators' logs; by default they go with the cluster."""
+        self._logs = logs or cluster.folder
         self._cluster, self._weather, self._has_lease = cluster, weather, has_lease
         self._chance = random.Random(f"{weather.seed}/{has_lease}")
         self.tally = Tally()
@@ -70,15 +79,15 @@ class Storm:
         first_stage = self._first_stages.__getitem__
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            where = {"namespace": self._namespace, "port": 0}
-            player = Player(url, credentials, script(first_stage), **where)
+            plays = script(first_stage)
+            player = Player(url, credentials, plays, namespace=self._namespace, port=0)
             self._player = stack.enter_context(player)
             for number in range(2):
                 proxy = stack.enter_context(self._proxy(number))
                 self._proxies.append(proxy)
                 copy = proxy.kubeconfig(self._cluster.admin_kubeconfig, folder / f"{number}")
                 name = f"operator-{number}"
-                log = self._cluster.folder / f"{self._namespace}-{name}.log"
+                log = self._logs / f"{self._namespace}-{name}.log"
                 place = Place(copy, self._namespace, self._player.port, log)
                 replica = Replica(place, name, has_lease=self._has_lease)
                 self._replicas.append(stack.enter_context(replica))
@@ -131,7 +140,10 @@ class Storm:
         while (now := time.monotonic()) < until:
             self._people.resume(now)
             self._tend()
-            if self._under_way and self._chance.random() < _TICK_SECONDS / self._weather.deed_seconds:
+            if (
+                self._under_way
+                and self._chance.random() < _TICK_SECONDS / self._weather.deed_seconds
+            ):
                 self._people.act(self._chance.choice(sorted(self._under_way)))
             time.sleep(_TICK_SECONDS)
 
