@@ -41,10 +41,10 @@ class Caretaker:
         """When the run has to have been asked for later than, so that what there is to do can be
         done; None: all is as it is to be, as far as the cache knows.
 
-        Another operator may be at work, or the one before may just have ended. Whatever is created
-        was decided to be before: so a child that is not wanted by what was stored after it was seen
-        is not wanted any more. Whatever is deleted was decided to be, too: so a child that is wanted
-        by what was stored after it was seen to be gone has yet to come.
+        Another operator may be at work, or may just have been. What it creates it had decided to
+        before: a child that is not wanted by what was stored after it was seen is not wanted any
+        more. So it had with what it deletes: a child that is wanted by what was stored after it was
+        seen to be gone has yet to come.
         """
         wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
         children, unwanted = self._cache.children(record.uid), self._unwanted(record, wanted)

@@ -207,8 +207,8 @@ class Reconciler:
             self.records[uid].confirmed_at = sent_at
 
     async def _look_again(self, record: RunRecord) -> bool:
-        """Ask for what the caches do not show of an attempt, before it ends because of that; whether
-        they were behind."""
+        """Ask for what the caches do not show of an attempt, before it ends because of that;
+        whether they were behind."""
         is_news = False
         for resource in (JOBS, PODS):
             path, selector = resource.path(record.namespace), f"{UID_LABEL}={record.uid}"

@@ -1,4 +1,4 @@
-"""Runs in a storm of faults, by waves; what is wrong with them afterwards, and what fell on them."""
+"""Runs in a storm of faults, by waves; what fell on them, and what is wrong with them."""
 
 from storm.table import Tally, table
 from storm.waves import Storm, Weather

@@ -37,7 +37,7 @@ def _wrong_with_stage(run: Touched, kind: str, stage: Document, record: Record) 
     fewest, most = fate.attempts if is_first else (1, 1)
     number = stage.get("attempt", {}).get("number", 0)
     if not (1 if run.costly else fewest) <= number <= most + run.costly:
-        yield f"{kind}: {number} attempts, not {fewest} to {most} and {run.costly} for what was done to it"
+        yield f"{kind}: {number} attempts, not {fewest} to {most} and {run.costly} by hand"
     faults, allowed = stage.get("restarts", {}).get("faults", 0), fate.faults if is_first else 0
     if not run.costly and faults != allowed:
         yield f"{kind}: {faults} faults, not {allowed}"
