@@ -99,8 +99,12 @@ cluster-binaries: setup ## Build etcd and Kubernetes for the test cluster, once 
 test-cluster: cluster-binaries ## The operator on a real etcd, API server and controller manager
 	$(BIN)/pytest -m cluster tests/cluster
 
+.PHONY: crash-sweep
+crash-sweep: cluster-binaries ## Stop the operator dead at every write of a run, and by SIGKILL; it must end the same
+	PYTHONPATH=tests/support $(BIN)/python tests/cluster/crash_sweep.py
+
 .PHONY: fault-storm
-fault-storm: cluster-binaries ## Runs in a storm of 10,000 faults, under two operators: none is lost, nothing is made twice
+fault-storm: cluster-binaries ## Runs under two operators in a storm of 10,000 faults: none is lost, nothing is made twice
 	PYTHONPATH=tests/support $(BIN)/python tests/cluster/fault_storm.py
 
 .PHONY: bench-generate

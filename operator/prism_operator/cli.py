@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from prism_api.errors import PrismError
+from prism_api.errors import PrismError, SpecError
 from prism_api.run import PrismRun
 from prism_operator.documents import read_run
+from prism_operator.manifests.templates import run_template_problems
 from prism_operator.model_files import known_shapes
 from prism_operator.planning.plan import plan
 from prism_operator.rendering import render_configs, render_plan
@@ -35,6 +36,8 @@ def validate(file: File) -> None:
     right."""
     with _errors():
         run = read_run(file)
+        if problems := run_template_problems(run):
+            raise SpecError(problems, str(file))
         _out(f"{file}: valid ({', '.join(run.stages)})")
 
 

@@ -1,5 +1,6 @@
 """kopf's part: it watches PrismRuns and tells the controller; nothing is decided here."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +31,12 @@ def build_registry(
     return registry
 
 
-def build_settings(*, clusterwide: bool, resync_seconds: float) -> kopf.OperatorSettings:
+def build_settings(*, resync_seconds: float) -> kopf.OperatorSettings:
     """kopf as a pure watcher: it writes nothing, and asks for no right that is not needed."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
-    settings.scanning.disabled = not clusterwide
-    settings.watching.server_timeout = int(resync_seconds)  # the API server takes no 300.0
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = math.ceil(resync_seconds)  # an integer, or the API refuses
     settings.watching.connect_timeout = 10.0
     settings.networking.request_timeout = 30.0
     return settings

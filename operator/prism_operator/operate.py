@@ -99,7 +99,7 @@ async def run_controller(
     cancelled."""
     watching = kopf.operator(
         registry=build_registry(controller, connect),
-        settings=build_settings(clusterwide=not namespaces, resync_seconds=resync_seconds),
+        settings=build_settings(resync_seconds=resync_seconds),
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,

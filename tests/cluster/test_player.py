@@ -434,7 +434,7 @@ def test_many_jobs_are_played_at_once(cluster: ApiCluster, namespace: str) -> No
             ended = [sent for sent in player.record.sent if sent.what == "Succeeded"]
             return len(ended) == len(steps)
 
-        wait_for("all jobs", all_done, 30)
+        wait_for("all jobs", all_done, 120)
     assert len(player.record.ran) == len(steps)
     assert not player.record.together()
     assert not player.record.troubles

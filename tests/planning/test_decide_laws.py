@@ -26,7 +26,7 @@ from prism_operator.planning.decide import (
     backoff_seconds,
     decide,
 )
-from prism_operator.planning.observation import AttemptObserved, RunObserved
+from prism_operator.planning.observation import AttemptObserved, PastAttempts, RunObserved
 from prism_operator.planning.plan import Plan
 from run_builders import REMOVED, a_plan
 
@@ -34,7 +34,7 @@ FINAL_CODES = (64, 65, 70)
 NEEDS_HELP = 74
 SAVED = 75
 OTHER_UID = "99999999-9999"
-SETTLED = (State.SUCCEEDED, State.FAILED, State.BLOCKED, State.SUSPENDED)
+SETTLED = (State.SUCCEEDED, State.FAILED, State.BLOCKED, State.SUSPENDED, State.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class World(RuleBasedStateMachine):
         preemptions=st.integers(0, 2),
         start_deadline=st.sampled_from([50, 500]),
         stage_deadline=st.none() | st.integers(501, 3000),
+        help_seconds=st.none() | st.just(60.0),
+        only_newest=st.booleans(),
     )
     def begin(
         self,
@@ -62,7 +64,12 @@ class World(RuleBasedStateMachine):
         start_deadline: int,
         stage_deadline: int | None,
         preemptions: int = 2,
+        help_seconds: float | None = None,
+        only_newest: bool = False,
     ) -> None:
+        """`only_newest`: of earlier attempts an executor knows no more than how many there were."""
+        self.help_seconds, self.only_newest, self.cancel = help_seconds, only_newest, False
+        self.draining: set[tuple[StageKind, int]] = set()
         self.absent = {f"spec.stages.{k}": REMOVED for k in STAGE_ORDER if k not in kinds}
         self.seed, self.plan = 0, a_plan(self.absent)
         self.kinds = [kind for kind in STAGE_ORDER if kind in kinds]
@@ -88,8 +95,9 @@ class World(RuleBasedStateMachine):
         """Observe, decide, check every law, act."""
         found = self.found()
         before = deepcopy(found)
-        decision = decide(self.plan, self.policy, found, self.now)
-        assert decision == decide(self.plan, self.policy, before, self.now), "decide is pure"
+        decision = decide(self.plan, self.policy, found, self.now, self.help_seconds)
+        again = decide(self.plan, self.policy, before, self.now, self.help_seconds)
+        assert decision == again, "decide is pure"
         assert found == before, "decide changes nothing"
         starts = [a for a in decision.actions if isinstance(a, StartAttempt)]
         stops = [a for a in decision.actions if isinstance(a, StopAttempt)]
@@ -111,15 +119,18 @@ class World(RuleBasedStateMachine):
             assert not self.is_contradicted()
             parent = self.results[before[-1]].checkpoint if before else None
             assert start.init_from == parent
-            assert not self.all_running()
+            assert not self.is_busy()
             assert not self.suspend
+            assert not self.cancel
             self.check_may_follow(start)
 
     def check_may_follow(self, start: StartAttempt) -> None:
         earlier = self.attempts[start.kind]
         assert start.attempt == len(earlier) + 1
-        assert not any(a.exit_code in FINAL_CODES for a in earlier)
-        assert not (earlier and earlier[-1].exit_code == NEEDS_HELP)
+        assert not any(a.exit_code in (*FINAL_CODES, 73) for a in earlier)
+        if earlier and earlier[-1].exit_code == NEEDS_HELP:
+            assert self.help_seconds is not None
+            assert self.now >= earlier[-1].ended_at + self.help_seconds
         faults = [a for a in earlier if self.is_fault(a)]
         assert len(faults) <= self.policy.max_restarts
         preempted = [a for a in earlier if a.state == "preempted"]
@@ -132,22 +143,26 @@ class World(RuleBasedStateMachine):
     def check_stops(self, stops: list[StopAttempt]) -> None:
         asked = {(stop.kind, stop.attempt) for stop in stops}
         must = {(kind, a.number) for kind, a in self.all_running() if self.must_stop(kind, a)}
-        assert asked == must
+        assert asked == must | self.draining
 
     def check_state(self, decision: Decision, starts: list[StartAttempt]) -> None:
         assert (decision.state is State.SUCCEEDED) == (
-            all(self.is_proven(kind) for kind in self.kinds) and not self.all_running()
+            all(self.is_proven(kind) for kind in self.kinds) and not self.is_busy()
         )
         if decision.state in SETTLED:
-            assert not self.all_running()
+            assert not self.is_busy()
             assert not decision.actions
         else:
             assert decision.requeue_after_seconds is not None
             assert decision.requeue_after_seconds > 0
         if decision.state is State.SUSPENDED:
             assert self.suspend
-        if self.is_contradicted():
-            assert decision.state is (State.STOPPING if self.all_running() else State.BLOCKED)
+        is_cancelled = self.cancel and self.current() is not None
+        if is_cancelled:
+            assert decision.state is (State.STOPPING if self.is_busy() else State.CANCELLED)
+        elif self.is_contradicted():
+            assert decision.state is (State.STOPPING if self.is_busy() else State.BLOCKED)
+        assert is_cancelled or decision.state is not State.CANCELLED
         if decision.state in (State.FAILED, State.BLOCKED):
             assert decision.exit_code not in (None, 0, SAVED)
         shown = {kind for kind, s in decision.stages.items() if s.state is State.SUCCEEDED}
@@ -163,13 +178,27 @@ class World(RuleBasedStateMachine):
     def the_user_suspends_or_continues(self, suspend: bool) -> None:
         self.suspend = suspend
 
+    @rule(cancel=st.sampled_from([False, False, True]))
+    def the_user_cancels_or_regrets_it(self, cancel: bool) -> None:
+        self.cancel = cancel
+
+    @precondition(lambda self: self.all_running())
+    @rule()
+    def the_user_mends_what_an_attempt_waits_for(self) -> None:
+        self.change(is_outdated=True)
+
+    @rule(lingers=st.booleans())
+    def pods_of_an_attempt_that_is_over_linger_or_go(self, lingers: bool) -> None:
+        over = {(k, a.number) for k, f in self.attempts.items() for a in f if a.state != "running"}
+        self.draining = set(sorted(over)[-1:]) if lingers else set()
+
     @precondition(lambda self: self.all_running())
     @rule()
     def an_attempt_steps(self) -> None:
         self.change(has_stepped=True)
 
     @precondition(lambda self: self.all_running())
-    @rule(code=st.sampled_from([0, 1, -9, 137, None, SAVED, SAVED, NEEDS_HELP, *FINAL_CODES]))
+    @rule(code=st.sampled_from([0, 1, -9, 137, None, SAVED, SAVED, NEEDS_HELP, 73, *FINAL_CODES]))
     def an_attempt_ends(self, code: int | None) -> None:
         self.change(state="ended", exit_code=code, ended_at=self.now)
 
@@ -219,7 +248,7 @@ class World(RuleBasedStateMachine):
         """From anywhere, if all goes well from now on, the run is settled in a few steps."""
         if not hasattr(self, "plan"):
             return
-        self.suspend = False
+        self.suspend, self.cancel, self.draining = False, False, set()
         for _ in range(4 * len(self.kinds) + 4):
             while self.all_running():
                 self.an_attempt_succeeds(lingers=False)
@@ -233,8 +262,23 @@ class World(RuleBasedStateMachine):
     # Bookkeeping.
 
     def found(self) -> RunObserved:
-        attempts = {kind: tuple(found) for kind, found in self.attempts.items()}
-        return RunObserved(attempts, dict(self.results), self.suspend)
+        known = 1 if self.only_newest else 10**6
+        attempts = {kind: tuple(found[-known:]) for kind, found in self.attempts.items()}
+        past = {kind: self.counted(found[:-known]) for kind, found in self.attempts.items()}
+        draining = frozenset(self.draining)
+        results = dict(self.results)
+        return RunObserved(attempts, results, self.suspend, self.cancel, past, draining)
+
+    def counted(self, attempts: list[AttemptObserved]) -> PastAttempts:
+        return PastAttempts(
+            faults=sum(self.is_fault(a) for a in attempts),
+            preemptions=sum(a.state == "preempted" for a in attempts),
+            seconds=sum(a.ended_at - a.started_at for a in attempts),
+        )
+
+    def is_busy(self) -> bool:
+        """Whether anything holds machines."""
+        return bool(self.all_running() or self.draining)
 
     def change(self, **facts: Any) -> None:
         kind, attempt = self.all_running()[-1]
@@ -275,6 +319,8 @@ class World(RuleBasedStateMachine):
     def is_fault(self, attempt: AttemptObserved) -> bool:
         if attempt.state != "ended":
             return False
+        if attempt.exit_code == NEEDS_HELP:
+            return False
         slow = attempt.ended_at - attempt.started_at > self.policy.start_deadline_seconds
         return attempt.exit_code != SAVED or (slow and not attempt.has_stepped)
 
@@ -289,6 +335,8 @@ class World(RuleBasedStateMachine):
             kind != self.current()
             or self.is_contradicted()
             or self.suspend
+            or self.cancel
+            or attempt.is_outdated
             or (not attempt.has_stepped and age > self.policy.start_deadline_seconds)
             or (limit is not None and self.seconds(kind) > limit)
         )

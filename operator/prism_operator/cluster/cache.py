@@ -6,9 +6,9 @@ Only what decisions need is kept of an object: a thousand runs have to fit a sma
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from prism_api.names import UID_LABEL
+from prism_api.names import GROUP, UID_LABEL
 from prism_operator.cluster.client import Document
 from prism_operator.cluster.observe import Sighting, sighting_of
 from prism_operator.cluster.resources import Resource
@@ -28,12 +28,10 @@ class Child:
     version: int
     """resourceVersion: a later state of the same object has a larger one."""
     content: int
-    """Changes with what is wanted of it: generation, or the version where there is none."""
+    """Changes with what is wanted of it, and with what says whose it is; see content_of."""
     owner_uid: str
-    """Of its controller."""
+    """Of its controller; empty if it has none."""
     is_deleting: bool
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    """Our own ones."""
     seen: Sighting = None
     known_since: float = 0.0
     """When it was first known here, by the cache's clock."""
@@ -47,8 +45,6 @@ class Child:
 def child_of(resource: Resource, document: Document) -> Child:
     """What is kept of an object."""
     meta = document["metadata"]
-    owners = (o for o in meta.get("ownerReferences", ()) if o.get("controller"))
-    own = {k: v for k, v in meta.get("annotations", {}).items() if k.startswith("prism.dev/")}
     return Child(
         resource=resource,
         namespace=meta["namespace"],
@@ -56,17 +52,19 @@ def child_of(resource: Resource, document: Document) -> Child:
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
         content=content_of(document),
-        owner_uid=next((o["uid"] for o in owners), ""),
+        owner_uid=_owner_uid(document),
         is_deleting="deletionTimestamp" in meta,
-        annotations=own,
         seen=sighting_of(resource, document),
     )
 
 
 def content_of(document: Document) -> int:
-    """See Child.content."""
+    """A digest of generation (resourceVersion where there is none), owner, labels and our own
+    annotations: a status that is written does not change it."""
     meta = document["metadata"]
-    return int(meta.get("generation") or meta["resourceVersion"])
+    own = (a for a in meta.get("annotations", {}).items() if a[0].startswith(f"{GROUP}/"))
+    marks = (*sorted(meta.get("labels", {}).items()), *sorted(own))
+    return hash((meta.get("generation") or meta["resourceVersion"], _owner_uid(document), marks))
 
 
 class Cache:
@@ -77,7 +75,8 @@ class Cache:
         """Seconds since some moment; never goes back."""
         self._runs: dict[str, dict[Key, Child]] = {}
         self._gone: dict[str, int] = {}
-        """Newest version at which an object was deleted, by its UID, until the next full list."""
+        """Version at which an object was deleted, or lost our label, by its UID, until a later
+        full list."""
 
         self._removed_at: dict[str, float] = {}
         """When a child of a run was last seen to be gone."""
@@ -96,7 +95,8 @@ class Cache:
         run_uid = run_uid_of(document)
         child = child_of(resource, document)
         known = self._runs.get(run_uid, {}).get(child.key)
-        if child.uid in self._gone or (known is not None and known.version >= child.version):
+        newest = max(self._gone.get(child.uid, 0), known.version if known else 0)
+        if newest >= child.version:
             return None
         is_same = known is not None and known.uid == child.uid
         since = known.known_since if known is not None and is_same else self.clock()
@@ -106,8 +106,12 @@ class Cache:
     def remove(self, resource: Resource, document: Document) -> str | None:
         """Take a deleted object out; the UID of its run, if that was news."""
         run_uid, meta = run_uid_of(document), document["metadata"]
-        self._gone[meta["uid"]] = int(meta["resourceVersion"])
-        return self._drop(run_uid, (resource, meta["name"]), meta["uid"])
+        key, version = (resource, meta["name"]), int(meta["resourceVersion"])
+        known = self._runs.get(run_uid, {}).get(key)
+        if known is not None and known.uid == meta["uid"] and known.version > version:
+            return None  # it had lost our label, and has it again
+        self._gone[meta["uid"]] = version
+        return self._drop(run_uid, key, meta["uid"])
 
     def replace(
         self,
@@ -156,6 +160,11 @@ class Cache:
             for child in children.values():
                 if child.resource == resource:
                     yield run_uid, child
+
+
+def _owner_uid(document: Document) -> str:
+    owners = document["metadata"].get("ownerReferences", ())
+    return next((str(o["uid"]) for o in owners if o.get("controller")), "")
 
 
 def run_uid_of(document: Document) -> str:

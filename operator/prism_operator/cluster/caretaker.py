@@ -5,6 +5,9 @@ import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from prism_api.names import StageKind
+from prism_api.stage_config import RunRef
+from prism_api.status import AttemptStatus
 from prism_operator.cluster.cache import Cache, Child, Key, child_of, content_of, run_uid_of
 from prism_operator.cluster.client import Client, Document
 from prism_operator.cluster.errors import (
@@ -18,9 +21,11 @@ from prism_operator.cluster.errors import (
 from prism_operator.cluster.resources import BY_KIND, JOBS, PODS, SECRETS, Resource
 from prism_operator.cluster.runs import ReadRun, RunRecord
 from prism_operator.manifests.children import Needed
+from prism_operator.manifests.context import attempt_labels, owner_reference
 from prism_operator.manifests.drift import differs, enforced
+from prism_operator.manifests.hashing import has_other_template, is_for_same_attempt
 from prism_operator.manifests.token_secret import build_token_secret
-from prism_operator.planning.naming import token_name
+from prism_operator.planning.naming import attempt_name, token_name
 from prism_operator.planning.sightings import ChildrenSeen
 
 _FRESH_SECONDS = 2.0
@@ -69,30 +74,52 @@ class Caretaker:
         Raises Refused, or a ClusterError if it has to be tried again.
         """
         wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
+        # First, for what is refused below must not keep machines from being given back.
+        unwanted = self._unwanted(record, wanted)
+        certain = [u for u in unwanted if u.known_since < record.confirmed_at]
+        for surplus in certain:
+            await self._delete(record, surplus)
         children = self._cache.children(record.uid)
         if _misses_token(read, seen):
             await self._create_token(read)
         for key, child in wanted.items():
             there = children.get(key)
             if there is None:
-                if child.build is not None:
+                if child.is_made:
                     if record.confirmed_at <= self._absent_since(record):
                         return False
                     await self._create(record, read, key, child)
-            elif there.owner_uid != record.uid:
-                raise _taken(*key)
+            elif child.is_made and _is_foreign(record, there):
+                raise _taken(record, there.resource, there.name, is_deleting=there.is_deleting)
             elif self._is_work(record, child, there):
                 await self._repair(record, child, there)
-        unwanted = self._unwanted(record, wanted)
-        certain = [there for there in unwanted if there.known_since < record.confirmed_at]
-        for there in certain:
-            await self._delete(record, there)
         return len(certain) == len(unwanted)
 
+    async def is_still_there(
+        self, record: RunRecord, read: ReadRun, kind: StageKind, attempt: AttemptStatus
+    ) -> bool:
+        """Whether the PyTorchJob of an attempt is out of sight only because somebody took its
+        labels or its owner away; it gets them back."""
+        run = read.plan.run
+        path = JOBS.path(record.namespace, attempt_name(run, kind, attempt.number))
+        try:
+            there = await self._client.get(path)
+            if there["metadata"]["uid"] != attempt.job_uid:
+                return False
+            if _is_foreign(record, child_of(JOBS, there)):
+                return False
+            there = await self._client.merge_patch(path, _claim(run, kind, attempt, there))
+        except (NotFound, Conflict):
+            return False
+        self._cache.put(JOBS, there)
+        return True
+
     def _is_work(self, record: RunRecord, child: Needed, there: Child | None) -> bool:
-        if there is None or there.owner_uid != record.uid:
-            return child.build is not None
-        is_known = record.checked.get(there.uid) == there.content
+        if there is None:
+            return child.is_made
+        if _is_foreign(record, there):
+            return child.is_made
+        is_known = record.checked.get(there.uid) == (there.content, child.attempt)
         return child.is_repaired and not is_known and not there.is_deleting
 
     def _unwanted(self, record: RunRecord, wanted: Mapping[Key, Needed]) -> list[Child]:
@@ -117,7 +144,7 @@ class Caretaker:
         except (Forbidden, Invalid, NotFound) as error:
             raise Refused(_remedy(resource, name, error)) from error
         self._cache.put(resource, made)
-        record.checked[made["metadata"]["uid"]] = content_of(made)
+        record.checked[made["metadata"]["uid"]] = content_of(made), child.attempt
 
     async def _adopt(
         self, record: RunRecord, resource: Resource, name: str, manifest: Document
@@ -127,7 +154,8 @@ class Caretaker:
         path = resource.path(record.namespace, name)
         there = await self._client.get(path)
         if child_of(resource, there).owner_uid != record.uid:
-            raise _taken(resource, name)
+            is_deleting = "deletionTimestamp" in there["metadata"]
+            raise _taken(record, resource, name, is_deleting=is_deleting)
         if run_uid_of(there) == record.uid:
             return there
         return await self._client.apply(path, _fenced(manifest, there["metadata"]["uid"]))
@@ -151,7 +179,13 @@ class Caretaker:
         except NotFound:
             return
         manifest = child.build()
-        if differs(manifest, actual):
+        if has_other_template(manifest, actual):
+            # An apply takes away nothing that a creation wrote: it is made anew, but never under
+            # the attempt that uses it.
+            if not is_for_same_attempt(manifest, actual):
+                await self._delete(record, there)
+                return
+        elif differs(manifest, actual):
             try:
                 actual = await self._client.apply(path, _fenced(manifest, there.uid))
             except Conflict:
@@ -159,7 +193,7 @@ class Caretaker:
             except (Forbidden, Invalid) as error:
                 raise Refused(_remedy(there.resource, there.name, error)) from error
         self._cache.put(there.resource, actual)
-        record.checked[there.uid] = content_of(actual)
+        record.checked[there.uid] = content_of(actual), child.attempt
 
     async def _delete(self, record: RunRecord, child: Child) -> None:
         with suppress(NotFound, Conflict):  # it is gone, or is another object by now
@@ -167,11 +201,29 @@ class Caretaker:
         self._cache.mark_deleting(record.uid, child)
 
 
-def _taken(resource: Resource, name: str) -> Refused:
+def _is_foreign(record: RunRecord, there: Child) -> bool:
+    """Whether it is somebody else's, for all its labels say; what has lost its owner is ours."""
+    return there.owner_uid not in ("", record.uid)
+
+
+def _taken(record: RunRecord, resource: Resource, name: str, *, is_deleting: bool) -> Refused:
+    if is_deleting:
+        return Refused(f"{resource} {name} of an earlier owner is being deleted; waits for its end")
     return Refused(
         f"{resource} {name} is there already and belongs to somebody else; "
         "delete or rename it, or give the run another name"
     )
+
+
+def _claim(run: RunRef, kind: StageKind, attempt: AttemptStatus, there: Document) -> Document:
+    """The patch that gives a PyTorchJob its marks back."""
+    others = [o for o in there["metadata"].get("ownerReferences", ()) if o["uid"] != run.uid]
+    marks = {
+        "uid": there["metadata"]["uid"],
+        "labels": attempt_labels(run, kind, attempt.number),
+        "ownerReferences": [*others, owner_reference(run)],
+    }
+    return {"metadata": marks}
 
 
 def _fenced(manifest: Document, uid: str) -> Document:

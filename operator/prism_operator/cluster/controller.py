@@ -54,6 +54,9 @@ class Pace:
     poll_seconds: float = 15.0
     resync_seconds: float = 300.0
     workers: int = 16
+    patience_seconds: float = 10.0
+    """Pause before what was refused is tried again, and before a slow start is asked for its
+    reason."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ class Controller:
         cache = Cache()
         self._poller = Poller(pace.poll_seconds, self._queue.add, scope.progress_port)
         reader = RunReader(scope.images)
-        self._reconciler = Reconciler(client, cache, reader, self._poller, self._stored)
+        self._reconciler = Reconciler(
+            client, cache, reader, self._poller, self._stored, pace.patience_seconds
+        )
         namespaces, resync = scope.namespaces, pace.resync_seconds
         self._census = Census(client, namespaces, self, lambda: self._reconciler.records, resync)
         self._informers = [

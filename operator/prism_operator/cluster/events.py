@@ -144,7 +144,10 @@ def _started(kind: StageKind, attempt: AttemptStatus) -> Note:
 
 
 def _ended(kind: StageKind, attempt: AttemptStatus, result: StageReport | None) -> Iterator[Note]:
-    """How an attempt ended; the one that has finished the stage needs no note of its own."""
+    """How an attempt ended; the one that has finished the stage needs no note of its own, however
+    its other pods ended."""
+    if result is not None:
+        return
     name, why = f"{kind}: attempt {attempt.number}", f": {attempt.message}".rstrip(": ")
     match attempt.outcome:
         case "preempted":
@@ -152,11 +155,10 @@ def _ended(kind: StageKind, attempt: AttemptStatus, result: StageReport | None) 
         case "interrupted":
             reason = f" ({attempt.stopping})" if attempt.stopping else ""
             yield Note("AttemptStopped", f"{name} was stopped{reason}{why}")
-        case "ended" if attempt.exit_code != ExitCode.DONE:
-            code = f"with exit code {attempt.exit_code}"
-            yield Note("AttemptFailed", f"{name} ended {code}{why}", "Warning")
-        case "ended" if result is None:
-            yield Note("AttemptFailed", f"{name} ended without a result{why}", "Warning")
+        case "ended":
+            is_silent = attempt.exit_code == ExitCode.DONE
+            how = "without a result" if is_silent else f"with exit code {attempt.exit_code}"
+            yield Note("AttemptFailed", f"{name} ended {how}{why}", "Warning")
 
 
 def _obstacle(attempt: AttemptStatus) -> bool:

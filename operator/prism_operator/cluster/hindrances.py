@@ -1,21 +1,19 @@
 """Looks for what keeps an attempt from starting where its pods do not say it themselves."""
 
-from prism_api.status import AttemptStatus
 from prism_operator.cluster.client import Client, Document
 from prism_operator.cluster.errors import ClusterError, NotFound
 from prism_operator.cluster.resources import CORE_EVENTS, LOCAL_QUEUES
 from prism_operator.cluster.runs import RunRecord, current_kinds
+from prism_operator.planning.remedies import with_remedy
 from prism_operator.planning.sightings import ChildrenSeen, JobSeen
-
-_PATIENCE_SECONDS = 10.0
-"""Nothing is looked for in an attempt that is younger, nor more often than this."""
 
 
 class Hindrances:
     """What was found, by run."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, patience_seconds: float) -> None:
+        """Nothing is looked for in an attempt that is younger, nor more often than that."""
+        self._client, self._patience_seconds = client, patience_seconds
         self._known: dict[str, str] = {}
         self._looked_at: dict[str, float] = {}
 
@@ -23,21 +21,30 @@ class Hindrances:
         """What keeps the run's attempt from starting, as found last."""
         return self._known.get(run_uid, "")
 
-    async def look(self, record: RunRecord, seen: ChildrenSeen, now: float) -> None:
-        """Ask for what the children of a slow start do not show."""
-        job = _slow_job(record, seen, now)
-        if job is None:
-            self._known.pop(record.uid, None)
-            self._looked_at.pop(record.uid, None)
-            return
-        if now - self._looked_at.get(record.uid, 0.0) < _PATIENCE_SECONDS:
-            return
+    async def look(self, record: RunRecord, seen: ChildrenSeen, now: float) -> float | None:
+        """Ask for what the children of a slow start do not show; seconds until it is to be called
+        again, 0 if it has news, None if nothing is waited for."""
+        waiting = _waiting_job(record, seen)
+        if waiting is None:
+            self.forget(record.uid)
+            return None
+        since, job = waiting
+        pause = max(since, self._looked_at.get(record.uid, 0.0)) + self._patience_seconds - now
+        if pause > 0:
+            return pause
+        before = self.known(record.uid)
         self._looked_at[record.uid] = now
         found = await (self._queue(record) if job.is_queued else self._events(record, job, seen))
         if found:
             self._known[record.uid] = found
         else:
             self._known.pop(record.uid, None)
+        return 0.0 if found != before else self._patience_seconds
+
+    def forget(self, run_uid: str) -> None:
+        """Nothing is known of a run that is gone, or that waits for nothing."""
+        self._known.pop(run_uid, None)
+        self._looked_at.pop(run_uid, None)
 
     async def _queue(self, record: RunRecord) -> str:
         assert record.read is not None
@@ -66,22 +73,19 @@ class Hindrances:
                 continue
             if events["items"]:
                 newest = max(events["items"], key=_time_of)
-                return f"{name}: {newest.get('reason', '')}: {newest.get('message', '')}"
+                said = f"{name}: {newest.get('reason', '')}: {newest.get('message', '')}"
+                return with_remedy(said)
         return ""
 
 
-def _slow_job(record: RunRecord, seen: ChildrenSeen, now: float) -> JobSeen | None:
+def _waiting_job(record: RunRecord, seen: ChildrenSeen) -> tuple[float, JobSeen] | None:
+    """The job of an attempt that has not started, and since when it waits (Unix seconds)."""
     for kind in current_kinds(record):
         attempt = record.status.stages[kind].attempt
         job = seen.job_of(kind, attempt.number) if attempt else None
-        if attempt is not None and job is not None and _is_slow(attempt, now):
-            return job
+        if attempt is not None and job is not None and attempt.trainer_started_at is None:
+            return attempt.started_at.timestamp(), job
     return None
-
-
-def _is_slow(attempt: AttemptStatus, now: float) -> bool:
-    waited = now - attempt.started_at.timestamp()
-    return attempt.trainer_started_at is None and waited > _PATIENCE_SECONDS
 
 
 def _time_of(event: Document) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from prism_api.names import UID_LABEL
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.client import Client, Document
-from prism_operator.cluster.errors import ClusterError, Gone, NotFound
+from prism_operator.cluster.errors import ClusterError, Gone, NotFound, Throttled
 from prism_operator.cluster.resources import Resource
 
 _log = logging.getLogger(__name__)
@@ -73,8 +73,10 @@ class Informer:
                 failures += 1
                 self._on_restart(self._source.resource, type(error).__name__)
                 _log.log(logging.INFO if failures < 3 else logging.WARNING, "%s", error)
-                pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**failures)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**failures) * random.uniform(0.5, 1.0)
+                if isinstance(error, Throttled):
+                    pause = max(pause, error.retry_after_seconds)
+                await asyncio.sleep(pause)
 
     async def _list(self) -> None:
         documents: list[Document] = []
@@ -103,12 +105,13 @@ class Informer:
             try:
                 await self._watch(deadline)
             except Gone:
+                await _breathe()
                 return
             except ClusterError as error:
                 self._on_restart(self._source.resource, type(error).__name__)
                 if isinstance(error, NotFound):
                     raise
-                await asyncio.sleep(random.uniform(0.1, 0.5))
+            await _breathe()
 
     async def _watch(self, deadline: float) -> None:
         source = self._source
@@ -131,3 +134,8 @@ class Informer:
         run_uid = change(self._source.resource, document)
         if run_uid:
             self._on_news(run_uid)
+
+
+async def _breathe() -> None:
+    """Whoever ends watches as soon as they begin is not asked in a hot loop."""
+    await asyncio.sleep(random.uniform(0.1, 0.5))

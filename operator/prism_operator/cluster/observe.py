@@ -1,6 +1,6 @@
 """What objects of the Kubernetes API show: pure, and tolerant of absent members."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from prism_api.names import ATTEMPT_LABEL, ROLE_LABEL, STAGE_LABEL, STAGE_ORDER, StageKind
@@ -16,6 +16,8 @@ _PATIENT = {"ContainerCreating", "PodInitializing"}
 _REPLICA_INDEX = "training.kubeflow.org/replica-index"
 _DISRUPTED_REASONS = {"Evicted", "NodeLost", "Preempting", "Shutdown", "NodeShutdown", "Terminated"}
 """`status.reason` of pods that a node gave up."""
+_REJECTED_REASONS = {"UnexpectedAdmissionError", "NodeAffinity", "TopologyAffinityError"}
+"""`status.reason` of pods that a node did not take, beside OutOfcpu and the like."""
 
 
 def sighting_of(resource: Resource, document: Document) -> Sighting:
@@ -48,16 +50,16 @@ def job_seen(document: Document) -> JobSeen:
 def servers_seen(document: Document) -> ServersSeen:
     """A Deployment of rollout servers."""
     meta, status = document["metadata"], document.get("status") or {}
-    conditions = {c["type"]: c for c in status.get("conditions") or ()}
-    failure = conditions.get("ReplicaFailure", {})
     is_current = status.get("observedGeneration", 0) >= meta.get("generation", 0)
+    conditions = {c["type"]: c for c in status.get("conditions") or () if c["status"] == "True"}
+    failure = conditions.get("ReplicaFailure", {})
     return ServersSeen(
         uid=meta["uid"],
         name=meta["name"],
         kind=_kind_of(document),
         ready=status.get("readyReplicas", 0) if is_current else 0,
         is_deleting="deletionTimestamp" in meta,
-        blocker=str(failure.get("message", "")) if failure.get("status") == "True" else "",
+        blocker=f"{failure.get('reason', '')}: {failure.get('message', '')}".strip(": "),
     )
 
 
@@ -66,7 +68,7 @@ def pod_seen(document: Document) -> PodSeen:
     meta, status = document["metadata"], document.get("status") or {}
     labels = meta["labels"]
     role = "rollout" if labels.get(ROLE_LABEL) == "rollout" else "trainer"
-    ended = _ended(status.get("containerStatuses") or ())
+    ended = _ended(status)
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     phase = status.get("phase", "Pending")
     owners = (o for o in meta.get("ownerReferences", ()) if o.get("controller"))
@@ -96,19 +98,29 @@ _READERS: dict[Resource, Callable[[Document], Sighting]] = {
 }
 
 
-def _ended(containers: Iterable[Document]) -> dict[str, Any]:
-    for container in containers:
-        if container.get("name") == TRAINER_CONTAINER:
-            return dict(container.get("state", {}).get("terminated") or {})
-    return {}
+def _ended(status: Document) -> dict[str, Any]:
+    """How the trainer ended; without it, why it never came to run."""
+    for container in status.get("containerStatuses") or ():
+        if container.get("name") == TRAINER_CONTAINER and (ended := _terminated(container)):
+            return ended
+    for container in status.get("initContainerStatuses") or ():
+        if code := _terminated(container).get("exitCode"):
+            return {"message": f"init container {container['name']} ended with exit code {code}"}
+    return {"message": status.get("message")} if status.get("phase") == "Failed" else {}
+
+
+def _terminated(container: Document) -> dict[str, Any]:
+    return dict(container.get("state", {}).get("terminated") or {})
 
 
 def _disruption(status: Document, conditions: Mapping[str, Any], phase: str) -> str:
     target = conditions.get("DisruptionTarget")
     if target is not None and target.get("status") == "True":
         return f"{target.get('reason', 'DisruptionTarget')}: {target.get('message', '')}"
-    if phase == "Failed" and status.get("reason") in _DISRUPTED_REASONS:
-        return f"{status['reason']}: {status.get('message', '')}"
+    reason = str(status.get("reason", ""))
+    is_rejected = reason in _REJECTED_REASONS or reason.startswith("OutOf")
+    if phase == "Failed" and (reason in _DISRUPTED_REASONS or is_rejected):
+        return f"{reason}: {status.get('message', '')}"
     ready = conditions.get("Ready", {})
     if phase == "Unknown" or ready.get("reason") == "NodeNotReady":
         return "its node does not answer"

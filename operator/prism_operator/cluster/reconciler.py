@@ -23,6 +23,7 @@ from prism_operator.cluster.runs import (
     ReadRun,
     RunReader,
     RunRecord,
+    current_kinds,
     merge_patch,
     status_document,
 )
@@ -34,8 +35,6 @@ from prism_operator.planning.summary import refused
 _log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_SECONDS = 30.0
-_TROUBLE_SECONDS = 10.0
-"""Pause before what was refused is tried again."""
 _GRACE_SECONDS = 15.0
 """Pause before a run is looked at again whose ended attempts have a moment left."""
 
@@ -53,12 +52,16 @@ class Reconciler:
         reader: RunReader,
         poller: Poller,
         on_stored: OnStored,
+        patience_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`patience_seconds`: pause before what was refused is tried again, and before a slow
+        start is asked for its reason."""
         self._client, self._cache, self._reader = client, cache, reader
         self._poller, self._on_stored, self._clock = poller, on_stored, clock
         self._caretaker = Caretaker(client, cache)
-        self._hindrances = Hindrances(client)
+        self._patience_seconds = patience_seconds
+        self._hindrances = Hindrances(client, patience_seconds)
         self.records: dict[str, RunRecord] = {}
         """Every run that is known, by its UID."""
 
@@ -75,6 +78,7 @@ class Reconciler:
         """A run that was deleted: its children have it as their owner and go with it."""
         self.records.pop(uid, None)
         self._cache.forget(uid)
+        self._hindrances.forget(uid)
         self._poller.forget(uid)
 
     async def reconcile(self, uid: str) -> float | None:
@@ -96,8 +100,9 @@ class Reconciler:
     def _failed(self, record: RunRecord, error: Refused | ClusterError) -> float:
         """Remember why; seconds until it is tried again."""
         if isinstance(error, Refused):
+            is_told = bool(record.trouble)
             record.trouble = str(error)
-            return _TROUBLE_SECONDS if record.trouble in record.status.message else 0.0
+            return self._patience_seconds if is_told else 0.0
         record.failures += 1
         record.confirmed_at = -math.inf
         _log.info("%s", error)
@@ -113,6 +118,8 @@ class Reconciler:
             await self._store(record, status)
             return None
         read, seen = record.read, self._seen(record)
+        if await self._has_found_again(record, read, seen):
+            return 0.0
         following = next_status(
             read.plan,
             read.run.spec.failure_policy,
@@ -133,7 +140,7 @@ class Reconciler:
 
     def _seen(self, record: RunRecord) -> ChildrenSeen:
         children = self._cache.children(record.uid).values()
-        own = [c.seen for c in children if c.owner_uid == record.uid]
+        own = [c.seen for c in children if c.owner_uid in ("", record.uid)]
         seen = ChildrenSeen(
             jobs=tuple(s for s in own if isinstance(s, JobSeen)),
             # A pod without a controller is nobody's child, whatever its labels say.
@@ -145,6 +152,20 @@ class Reconciler:
         if not seen.trouble:
             seen = replace(seen, trouble=self._hindrances.known(record.uid))
         return seen
+
+    async def _has_found_again(self, record: RunRecord, read: ReadRun, seen: ChildrenSeen) -> bool:
+        """Whether a PyTorchJob that was thought to be gone is there: an attempt is not given up,
+        nor another one started beside it, for a label that somebody took away."""
+        for kind in current_kinds(record):
+            attempt = record.status.stages[kind].attempt
+            uid = attempt.job_uid if attempt else None
+            if attempt is None or uid is None or seen.job_of(kind, attempt.number):
+                continue
+            if uid not in record.gone and kind in read.household.wanted.made_of:
+                if await self._caretaker.is_still_there(record, read, kind, attempt):
+                    return True
+                record.gone.add(uid)
+        return False
 
     def _watch_progress(self, record: RunRecord, seen: ChildrenSeen) -> None:
         """Have rank 0 of what runs asked for its progress."""
@@ -232,8 +253,10 @@ class Reconciler:
             if not await self._caretaker.care(record, read, needed, seen):
                 return 0.0
         record.trouble = ""
-        await self._hindrances.look(record, seen, now)
-        pauses = [read.household.expires_in(record.status, moment(now))]
+        pauses = [
+            await self._hindrances.look(record, seen, now),
+            read.household.expires_in(record.status, moment(now)),
+        ]
         if any(_is_fading(record, job) for job in seen.jobs):
             pauses.append(_GRACE_SECONDS)
         return min((p for p in pauses if p is not None), default=None)

@@ -17,6 +17,7 @@ from prism_api.status import PrismRunStatus
 from prism_operator.cluster.client import Document
 from prism_operator.manifests.children import Household
 from prism_operator.manifests.context import ChildContext
+from prism_operator.manifests.templates import run_template_problems
 from prism_operator.planning.plan import Plan, plan
 from prism_operator.planning.sightings import Wanted
 
@@ -69,8 +70,11 @@ class RunRecord:
     """What the API server left out of the status that was written last, as a patch."""
     failures: int = 0
     """Times in a row that the API server could not be asked."""
-    checked: dict[str, int] = field(default_factory=dict)
-    """Version in which a child was last found as it should be, by its UID."""
+    checked: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Content with which a child was last found as it should be, and for which attempt, by its
+    UID."""
+    gone: set[str] = field(default_factory=set)
+    """UIDs of PyTorchJobs of which the API server has said that they are not there any more."""
 
     @property
     def is_readable(self) -> bool:
@@ -116,7 +120,7 @@ class RunReader:
         )
         if before is not None:
             record.trouble, record.failures = before.trouble, before.failures
-            record.checked = before.checked
+            record.checked, record.gone = before.checked, before.gone
             record.confirmed_at = before.confirmed_at
         return record
 
@@ -129,7 +133,7 @@ class RunReader:
             "spec": document.get("spec") or {},
         }
         run = parse(PrismRun, plain)
-        problems = cluster_problems(run)
+        problems = [*cluster_problems(run), *run_template_problems(run)]
         if problems or run.spec.storage is None:
             raise SpecError(problems)
         steps = plan(run, meta["uid"], run.spec.storage.uri)

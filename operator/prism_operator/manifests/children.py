@@ -37,9 +37,13 @@ class Needed:
     """As in its manifest: PyTorchJob."""
     name: str
     build: Build | None
-    """Makes its manifest; none: it is kept if it is there, and not made if it is not."""
-    is_repaired: bool = False
+    """Its manifest; none: it is only kept."""
+    is_made: bool = True
+    """Whether it is created where it is not there."""
+    is_repaired: bool = True
     """Whether it is written again when somebody has changed it, or its attempt is another one."""
+    attempt: int = 0
+    """For which it is made, if that makes a difference to it."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class Household:
             serve = self.plan.servers_of(step.kind)
             if serve is not None and _keeps_servers(stage):
                 yield from self._servers(serve, step, stage.attempt)
-            yield from self._attempt(step, serve, status, stage.attempt, seen)
             yield from self._kept(step.kind, stage, seen, now)
+            yield from self._attempt(step, serve, status, stage.attempt, seen)
 
     def expires_in(self, status: PrismRunStatus, now: datetime) -> float | None:
         """Seconds until all children of a finished run go; none: never, or they have gone."""
@@ -83,19 +87,13 @@ class Household:
     ) -> Iterator[Needed]:
         context, name = self.context, rollout_name(self.plan.run, serve.kind)
         template: Mapping[str, Any] = serve.rollout.template
-        is_current = self.wanted.made_of.get(step.kind) == attempt.made_of
-        yield Needed(
-            "NetworkPolicy", name, lambda: build_network_policy(context, serve), is_repaired=True
-        )
-        yield Needed(
-            "Service", name, lambda: build_rollout_service(context, serve), is_repaired=True
-        )
+        yield Needed("NetworkPolicy", name, lambda: build_network_policy(context, serve))
+        yield Needed("Service", name, lambda: build_rollout_service(context, serve))
         yield Needed(
             "Deployment",
             name,
             lambda: build_rollout_deployment(context, serve, step, attempt.number, template),
-            # Other images or templates are for the next attempt, not for servers in use.
-            is_repaired=is_current,
+            attempt=attempt.number,
         )
 
     def _attempt(
@@ -113,22 +111,24 @@ class Household:
         context, number = self.context, attempt.number
         name = attempt_name(self.plan.run, step.kind, number)
         parent = parent_of(self.plan, step, status.stages)
+        template = step.workers.template
         yield Needed("ConfigMap", name, lambda: build_config_map(context, step, number, parent))
-        if attempt.job_uid is None and _is_clear(step, number, seen) and _are_ready(serve, seen):
-            template = step.workers.template
-            yield Needed(
-                "PyTorchJob",
-                name,
-                lambda: build_pytorch_job(context, step, number, name, template),
-            )
+        yield Needed(
+            "PyTorchJob",
+            name,
+            lambda: build_pytorch_job(context, step, number, name, template),
+            is_made=attempt.job_uid is None
+            and _is_clear(step, number, seen)
+            and _are_ready(serve, seen),
+        )
 
     def _kept(
         self, kind: StageKind, stage: StageStatus, seen: ChildrenSeen, now: datetime
     ) -> Iterator[Needed]:
         for job in seen.jobs:
             if job.kind == kind and self._keeps_job(job, stage, seen, now):
-                yield Needed("PyTorchJob", job.name, None)
-                yield Needed("ConfigMap", job.name, None)
+                yield Needed("PyTorchJob", job.name, None, is_made=False, is_repaired=False)
+                yield Needed("ConfigMap", job.name, None, is_made=False, is_repaired=False)
 
     def _keeps_job(
         self, job: JobSeen, stage: StageStatus, seen: ChildrenSeen, now: datetime
@@ -142,11 +142,17 @@ class Household:
             keeps = self.keep.succeeded if is_proven else self._keeps_failed(attempt)
         else:
             is_last_but_one = job.attempt == attempt.number - 1
-            keeps = self.keep.failed and is_last_but_one and job.is_finished
+            # The attempt itself is forgotten: its pods tell whether it failed or was preempted.
+            is_failed = job.is_finished and not _is_disrupted(job, seen)
+            keeps = self.keep.failed and is_last_but_one and is_failed
         return keeps and _has_ended(job, attempt, seen, now)
 
     def _keeps_failed(self, attempt: AttemptStatus) -> bool:
         return self.keep.failed and attempt.outcome == "ended"
+
+
+def _is_disrupted(job: JobSeen, seen: ChildrenSeen) -> bool:
+    return any(pod.disruption for pod in seen.gang(job.kind, job.attempt))
 
 
 def _keeps_servers(stage: StageStatus) -> bool:
@@ -167,7 +173,9 @@ def _are_ready(serve: ServeStep | None, seen: ChildrenSeen) -> bool:
     if serve is None:
         return True
     servers = seen.servers_of(serve.kind)
-    return servers is not None and servers.ready >= serve.rollout.replicas
+    if servers is None or servers.is_deleting:
+        return False
+    return servers.ready >= serve.rollout.replicas
 
 
 def _has_ended(job: JobSeen, attempt: AttemptStatus, seen: ChildrenSeen, now: datetime) -> bool:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from prism_api.names import GROUP
-from prism_operator.manifests.context import Manifest
+from prism_operator.manifests.context import ATTEMPT_ANNOTATION, Manifest
 
 HASH_ANNOTATION = f"{GROUP}/template-hash"
 """On PyTorchJobs and Deployments: template_hash of what was applied."""
@@ -41,3 +41,13 @@ def has_other_template(desired: Manifest, actual: Manifest) -> bool:
     """
     written = actual["metadata"].get("annotations", {}).get(HASH_ANNOTATION)
     return written is not None and written != template_hash(desired)
+
+
+def is_for_same_attempt(desired: Manifest, actual: Manifest) -> bool:
+    """Whether a child was last written for the attempt for which it is desired now."""
+    return _attempt_of(desired) == _attempt_of(actual)
+
+
+def _attempt_of(manifest: Manifest) -> str | None:
+    value: str | None = manifest["metadata"].get("annotations", {}).get(ATTEMPT_ANNOTATION)
+    return value

@@ -46,9 +46,8 @@ PERMISSIONS: tuple[Permission, ...] = (
         "", "secrets", ("create",), "the token of rollout servers, written once, never read"
     ),
     Permission("", "pods", ("list", "watch"), "how attempts go and end"),
-    Permission(
-        "", "events", ("list", "create"), "what keeps pods from starting; what to tell users"
-    ),
+    Permission("", "events", ("list",), "what keeps pods from starting"),
+    Permission("events.k8s.io", "events", ("create",), "what to tell users"),
     Permission("kueue.x-k8s.io", "localqueues", ("get",), "whether a run's queue exists"),
 )
 """In every namespace with runs."""

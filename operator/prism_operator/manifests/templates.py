@@ -8,6 +8,9 @@ from typing import Any
 
 from prism_api.errors import FieldProblem
 from prism_api.names import GROUP
+from prism_api.reporting import TRAINER_CONTAINER
+from prism_api.rollout import ROLLOUT_CONTAINER
+from prism_api.run import PrismRun
 from prism_operator.manifests.layout import (
     CA_VOLUME,
     CLAIM_VOLUME,
@@ -39,6 +42,20 @@ _OWN_VARIABLES = "PRISM_"
 _OWN_VOLUMES = frozenset({CONFIG_VOLUME, TOKEN_VOLUME, CA_VOLUME})
 
 Problems = Iterator[FieldProblem]
+
+
+def run_template_problems(run: PrismRun) -> list[FieldProblem]:
+    """Those of every template of a run, at their places in its document."""
+    stages = run.spec.stages
+    owners = [("spec", run.spec)]
+    owners += [(f"spec.stages.{kind}", getattr(stages, kind)) for kind in run.stages]
+    problems: list[FieldProblem] = []
+    for path, owner in owners:
+        for part, container in (("workers", TRAINER_CONTAINER), ("rollout", ROLLOUT_CONTAINER)):
+            template = getattr(getattr(owner, part, None), "template", None)
+            if template:
+                problems += template_problems(template, f"{path}.{part}.template", container)
+    return problems
 
 
 def template_problems(fragment: Any, path: str, container: str) -> list[FieldProblem]:

@@ -14,6 +14,7 @@ from prism_api.names import StageKind
 from prism_api.reporting import StageReport
 from prism_api.status import AttemptStatus
 from prism_operator.planning.plan import TrainStep
+from prism_operator.planning.remedies import with_remedy
 from prism_operator.planning.sightings import ChildrenSeen, JobSeen, PodSeen, names_of
 
 STRAGGLER_SECONDS = 10.0
@@ -88,7 +89,7 @@ def _progressed(
     reported = report_of(step, attempt.number, seen) is not None
     if attempt.ended_at is None and (reported or any(_failed(p) for p in pods)):
         facts["ended_at"] = now
-    facts["message"] = _hindrance(attempt, job, pods, seen, step.kind)
+    facts["message"] = _hindrance(attempt, pods, seen, step.kind)
     return attempt.model_copy(update=facts)
 
 
@@ -110,25 +111,22 @@ def _has_stepped(step: TrainStep, attempt: AttemptStatus, seen: ChildrenSeen) ->
 
 
 def _hindrance(
-    attempt: AttemptStatus,
-    job: JobSeen | None,
-    pods: tuple[PodSeen, ...],
-    seen: ChildrenSeen,
-    kind: StageKind,
+    attempt: AttemptStatus, pods: tuple[PodSeen, ...], seen: ChildrenSeen, kind: StageKind
 ) -> str:
-    """What keeps an attempt from starting, while something does."""
+    """What keeps an attempt from starting, while something does; not its turn in a queue."""
     if attempt.stepped_at is not None:
         return ""
     if seen.trouble:
         return seen.trouble
-    servers = tuple(p for p in seen.pods if p.role == "rollout" and p.kind == kind)
-    blocked = next((p for p in (*pods, *servers) if p.blocker), None)
+    servers = (p for p in seen.pods if p.role == "rollout" and p.kind == kind)
+    waiting = (*pods, *sorted(servers, key=lambda p: p.name))
+    blocked = next((p for p in waiting if p.blocker), None)
     if blocked is not None:
-        return f"{blocked.name}: {blocked.blocker}"
-    deployment = seen.servers_of(kind)
-    if deployment is not None and deployment.blocker:
-        return f"{deployment.name}: {deployment.blocker}"
-    return "waits for admission by Kueue" if job is not None and job.is_queued else ""
+        return with_remedy(f"{blocked.name}: {blocked.blocker}")
+    deployed = seen.servers_of(kind)
+    if deployed is not None and deployed.blocker:
+        return with_remedy(f"{deployed.name}: {deployed.blocker}")
+    return ""
 
 
 def _without_job(attempt: AttemptStatus, pods: tuple[PodSeen, ...], now: datetime) -> AttemptStatus:

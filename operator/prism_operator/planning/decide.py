@@ -4,6 +4,7 @@ Level-triggered: the decision depends only on what is there, never on how it cam
 restarted executor goes on as if nothing had happened.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -20,6 +21,8 @@ from prism_operator.planning.plan import Plan, TrainStep
 
 _MAX_BACKOFF_SECONDS = 300.0
 _POLL_SECONDS = 30.0
+_AFTER_SECONDS = 0.05
+"""A deadline is looked at again when it has passed for certain."""
 
 _REASONS = {
     ExitCode.BAD_CONFIG: Reason.BAD_CONFIG,
@@ -106,8 +109,12 @@ class _Case:
     def is_over_deadline(self) -> bool:
         """Whether all attempts together ran too long; pauses between them do not count."""
         limit = self.policy.stage_deadline_seconds
-        seconds = self.past.seconds + sum(seconds_of(a, self.now) for a in self.attempts)
-        return limit is not None and seconds > limit
+        return limit is not None and self.seconds > limit
+
+    @property
+    def seconds(self) -> float:
+        """Running time of all attempts."""
+        return self.past.seconds + sum(seconds_of(a, self.now) for a in self.attempts)
 
     def verdict(self, state: State, message: str = "") -> StageVerdict:
         return StageVerdict(state, self.last.number if self.last else 0, self.faults, message)
@@ -260,8 +267,19 @@ def _watch(case: _Case, last: AttemptObserved, suspend: bool) -> Decision:
         {case.step.kind: case.verdict(state, text)},
         actions,
         text,
-        requeue_after_seconds=_POLL_SECONDS,
+        requeue_after_seconds=min(_POLL_SECONDS, _until_deadline(case, last)),
     )
+
+
+def _until_deadline(case: _Case, last: AttemptObserved) -> float:
+    """Seconds until the next deadline has passed, if it has not yet; else infinity."""
+    policy, limits = case.policy, []
+    if not last.has_stepped:
+        limits.append(policy.start_deadline_seconds - (case.now - last.started_at))
+    if policy.stage_deadline_seconds is not None:
+        limits.append(policy.stage_deadline_seconds - case.seconds)
+    left = (limit + _AFTER_SECONDS for limit in limits if limit + _AFTER_SECONDS > 0)
+    return min(left, default=math.inf)
 
 
 def _reason_to_stop(

@@ -108,7 +108,7 @@ def _is_over(stage: StageStatus, number: int) -> bool:
 def _observe_stage(
     plan: Plan, step: TrainStep, stored: PrismRunStatus, seen: ChildrenSeen, now: datetime
 ) -> StageStatus:
-    stage = stored.stages.get(step.kind, StageStatus())
+    stage = _sound(step, stored.stages.get(step.kind, StageStatus()), now)
     attempt = stage.attempt
     if attempt is None:
         return stage
@@ -121,6 +121,17 @@ def _observe_stage(
         if attempt.outcome is not None:
             facts["gpu_seconds"] = _gpu_seconds(stage.gpu_seconds, attempt, plan.gpus_of(step))
     return stage.model_copy(update=facts)
+
+
+def _sound(step: TrainStep, stage: StageStatus, now: datetime) -> StageStatus:
+    """Without what only somebody else than we can have written."""
+    attempt, proof = stage.attempt, stage.result
+    if proof is not None and (proof.result.run.uid, proof.result.kind) != (step.run.uid, step.kind):
+        stage = stage.model_copy(update={"result": None})
+    if attempt is not None and attempt.outcome is not None and attempt.ended_at is None:
+        attempt = attempt.model_copy(update={"ended_at": now})
+        stage = stage.model_copy(update={"attempt": attempt})
+    return stage
 
 
 def _gpu_seconds(before: GpuSeconds, attempt: AttemptStatus, gpus: int) -> GpuSeconds:
@@ -145,7 +156,12 @@ def _progress(step: TrainStep, attempt: AttemptStatus, seen: ChildrenSeen) -> di
     ):
         return {}
     facts = {"phase": told.phase, "step": told.step, "steps": told.steps}
-    return {**facts, "metrics": told.metrics}
+    return {**facts, "metrics": {name: _short(value) for name, value in told.metrics.items()}}
+
+
+def _short(value: float) -> float:
+    """Four digits: what is read in a terminal and stored at every poll."""
+    return float(f"{value:.4g}")
 
 
 def _as_observed(
@@ -186,7 +202,8 @@ def _attempt_observed(
     ended = attempt.ended_at.timestamp() if attempt.ended_at else now
     started = attempt.admitted_at.timestamp() if attempt.admitted_at else ended
     is_mended = wanted.made_of.get(kind, attempt.made_of) != attempt.made_of
-    is_waiting = attempt.trainer_started_at is None and bool(attempt.message)
+    is_held = bool(attempt.message) or attempt.admitted_at is None
+    is_waiting = attempt.trainer_started_at is None and is_held
     state = attempt.outcome or "running"
     if state == "ended" and attempt.exit_code in _ASKS_FOR_CHANGES and is_mended:
         state = "interrupted"  # what made it fail was changed
@@ -223,7 +240,9 @@ def _after(
             facts = {"stopping": action.reason, "stopped_by": action.by}
             stage = stage.model_copy(update={"attempt": stage.attempt.model_copy(update=facts)})
     is_over = is_done or verdict.state in (State.FAILED, State.CANCELLED)
-    if is_over and stage.ended_at is None and stage.attempt is not None:
+    if not is_over:
+        return stage.model_copy(update={"ended_at": None})  # it goes on, if it was given up before
+    if stage.ended_at is None and stage.attempt is not None:
         stage = stage.model_copy(update={"ended_at": now})
     return stage
 
@@ -266,7 +285,7 @@ def _counted(
     return Restarts(
         faults=stage.restarts.faults + is_fault(last, policy),
         preemptions=stage.restarts.preemptions + (last.state == "preempted"),
-        seconds=stage.restarts.seconds + seconds_of(last, 0.0),
+        seconds=stage.restarts.seconds + max(0.0, seconds_of(last, 0.0)),
     )
 
 

@@ -68,7 +68,7 @@ class ServersSeen:
     ready: int
     is_deleting: bool = False
     blocker: str = ""
-    """Why it has no pods: a quota, for example."""
+    """Why it cannot make pods, in words; empty if it can."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class ChildrenSeen:
     def gang(self, kind: StageKind, attempt: int) -> tuple[PodSeen, ...]:
         """Trainer pods of an attempt, by rank."""
         found = [p for p in self.pods if p.role == "trainer" and p.kind == kind]
-        return tuple(sorted((p for p in found if p.attempt == attempt), key=lambda p: p.index))
+        own = (p for p in found if p.attempt == attempt)
+        return tuple(sorted(own, key=lambda p: (p.index, p.uid)))
 
     def servers_of(self, kind: StageKind) -> ServersSeen | None:
         """The rollout servers of a stage."""

@@ -28,7 +28,7 @@ def summarize(
     """Everything that is shown of a run, from its stages and what was decided of it."""
     current = _current(stages)
     stage = stages[current]
-    reason, message = _why(decision, stage, seen)
+    reason, message = _why(decision, current, stage, seen)
     is_finished = decision.state in FINISHED
     return PrismRunStatus(
         observed_generation=generation,
@@ -65,13 +65,17 @@ def _current(stages: Mapping[StageKind, StageStatus]) -> StageKind:
     return next(open_ones, kinds[-1])
 
 
-def _why(decision: Decision, stage: StageStatus, seen: ChildrenSeen) -> tuple[Reason, str]:
+def _why(
+    decision: Decision, kind: StageKind, stage: StageStatus, seen: ChildrenSeen
+) -> tuple[Reason, str]:
     """A start that is kept from happening is told with what keeps it."""
     attempt = stage.attempt
-    hindrance = attempt.message if attempt is not None and attempt.outcome is None else ""
-    if decision.reason is Reason.STARTING and hindrance:
-        is_queued = attempt is not None and attempt.admitted_at is None and not seen.trouble
-        return (Reason.QUEUED if is_queued else Reason.BLOCKED), hindrance
+    if decision.reason is Reason.STARTING and attempt is not None and attempt.outcome is None:
+        if attempt.message:
+            return Reason.BLOCKED, attempt.message
+        job = seen.job_of(kind, attempt.number)
+        if job is not None and job.is_queued:
+            return Reason.QUEUED, "waits for admission by Kueue"
     return decision.reason, decision.message or seen.trouble
 
 

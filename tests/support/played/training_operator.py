@@ -22,6 +22,7 @@ class TrainingOperator:
         self._expected: set[tuple[str, str]] = set()
         self._busy: set[Key] = set()
         self._again: set[Key] = set()
+        self._warned: set[str] = set()
 
     def job_changed(self, change: Change, job: Json) -> None:
         """Listener of jobs."""
@@ -97,8 +98,27 @@ class TrainingOperator:
             if error.status not in (403, 422):
                 raise
             self._actions.record.refused.append(str(error))
+            await self._warn(pod, str(error))
             self._actions.start(self._try_again(key))
         self._expected.discard(expected)
+
+    async def _warn(self, pod: Json, message: str) -> None:
+        """An Event about the job, once in a job's life; the real one counts them up."""
+        owner, namespace = pod["metadata"]["ownerReferences"][0], pod["metadata"]["namespace"]
+        if owner["uid"] in self._warned:
+            return
+        self._warned.add(owner["uid"])
+        about = {k: owner[k] for k in ("apiVersion", "kind", "name", "uid")}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{owner['name']}.", "namespace": namespace},
+            "involvedObject": about | {"namespace": namespace},
+            "type": "Warning",
+            "reason": "FailedCreatePod",
+            "message": f"Error creating: {message}",
+        }
+        await self._actions.api.post(f"/api/v1/namespaces/{namespace}/events", event)
 
     async def _try_again(self, key: Key) -> None:
         await asyncio.sleep(_AGAIN_S)

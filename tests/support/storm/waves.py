@@ -201,6 +201,7 @@ class Storm:
         wrong += [f"{what} is an orphan" for what in left]
         self._people.runs.clear()
         self._people.former.clear()
+        self._under_way.clear()
 
     def _holding(self) -> list[str]:
         """Machines that are held though all runs are over; given a moment."""
