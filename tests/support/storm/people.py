@@ -126,9 +126,7 @@ class People:
         return True
 
     def _delete_child(self, run: Touched) -> bool:
-        # Pods read a ConfigMap when they start: without it they wait.
-        plural = self._chance.choice(list(KINDS))
-        child = self._any(run, plural)
+        plural, child = self._any_of(run, list(KINDS))
         if child is None:
             return False
         self._note(run, plural, child, costs=plural in ("pytorchjobs", "pods"))
@@ -136,13 +134,11 @@ class People:
         return True
 
     def _edit_child(self, run: Touched) -> bool:
-        plural = self._chance.choice(list(_EDITS))
-        child = self._any(run, plural)
+        plural, child = self._any_of(run, list(_EDITS))
         return child is not None and self._patch(plural, child, _EDITS[plural])
 
     def _remove_label(self, run: Touched) -> bool:
-        plural = self._chance.choice(("deployments", "services", "networkpolicies"))
-        child = self._any(run, plural)
+        plural, child = self._any_of(run, ["deployments", "services", "networkpolicies"])
         patch = {"metadata": {"labels": {UID_LABEL: None}}}
         return child is not None and self._patch(plural, child, patch)
 
@@ -168,9 +164,12 @@ class People:
         found = self._admin.list(KINDS[plural], plural, self._namespace, selector)
         return [child for child in found if child["metadata"].get("ownerReferences")]
 
-    def _any(self, run: Touched, plural: str) -> Document | None:
-        found = self._children(run, plural)
-        return self._chance.choice(found) if found else None
+    def _any_of(self, run: Touched, plurals: list[str]) -> tuple[str, Document | None]:
+        """Of a random kind that the run has, if it has any."""
+        for plural in self._chance.sample(plurals, len(plurals)):
+            if found := self._children(run, plural):
+                return plural, self._chance.choice(found)
+        return "", None
 
     def _note(self, run: Touched, plural: str, child: Document, *, costs: bool) -> None:
         """Before it is done: it may be done although the answer is lost."""

@@ -24,7 +24,13 @@ from storm_operator import LEASE
 _log = logging.getLogger(__name__)
 Document = dict[str, Any]
 
-RATES = dict.fromkeys(ALL, 0.05) | {Fault.LIST_STALE: 0.4, Fault.EVENT_DROPPED: 0.04}
+RATES = dict.fromkeys(ALL, 0.05) | {
+    # Of what has fewer opportunities, more.
+    Fault.LIST_STALE: 0.7,
+    Fault.CONFLICT: 0.12,
+    Fault.ERROR_AFTER: 0.09,
+    Fault.RESET_AFTER: 0.08,
+}
 _TICK_SECONDS = 0.05
 
 
@@ -37,7 +43,7 @@ class Weather:
     runs_per_wave: int = 30
     pause_seconds: float = 0.1
     """Between two runs of a wave that are submitted."""
-    deed_seconds: float = 0.15
+    deed_seconds: float = 0.08
     """Between two things that users do, while runs are under way."""
     restart_share: float = 0.5
     """Restarts of the API server per wave."""
