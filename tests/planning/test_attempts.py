@@ -129,8 +129,24 @@ ENDS = (
         ends=("preempted", None, "its PyTorchJob was suspended"),
     ),
     case(
-        "a job that fails without pods says why", job=a_job(is_finished=True, message="no quota"),
+        "a job that fails before it has pods says why",
+        attempt=WAITING, job=a_job(is_finished=True, message="no quota"),
         ends=("ended", None, "no quota"),
+    ),
+    case(
+        "pods that were deleted before anybody looked are lost, and no fault",
+        job=a_job(is_finished=True, message="1 Worker replica(s) failed"),
+        ends=("preempted", None, "pods of it were deleted"),
+    ),
+    case(
+        "also before it was known that they ran", DONE[1],
+        attempt=WAITING, job=a_job(is_finished=True, failed_pods=1),
+        ends=("preempted", None, "pods of it were deleted"),
+    ),
+    case(
+        "pods that were deleted when it was stopped are interrupted",
+        attempt=STOPPED, job=a_job(is_finished=True, failed_pods=1),
+        ends=("interrupted", None, "suspended"),
     ),
     # It was asked to stop.
     case("one that is stopped may save itself", *BOTH, attempt=STOPPED),

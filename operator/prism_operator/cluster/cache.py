@@ -3,7 +3,9 @@
 Only what decisions need is kept of an object: a thousand runs have to fit a small pod.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from prism_api.names import GROUP, UID_LABEL
@@ -32,6 +34,8 @@ class Child:
     """Of its controller; empty if it has none."""
     is_deleting: bool
     seen: Sighting = None
+    known_since: float = 0.0
+    """When it was first known here, by the cache's clock."""
 
     @property
     def key(self) -> Key:
@@ -67,11 +71,20 @@ def content_of(document: Document) -> int:
 class Cache:
     """Children by the UID of their run."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        """Seconds since some moment; never goes back."""
         self._runs: dict[str, dict[Key, Child]] = {}
         self._gone: dict[str, int] = {}
         """Version at which an object was deleted, or lost our label, by its UID, until a later
         full list."""
+
+        self._removed_at: dict[str, float] = {}
+        """When a child of a run was last seen to be gone."""
+
+    def removed_at(self, run_uid: str) -> float:
+        """When a child of the run was last seen to be gone, by the clock; -inf: never."""
+        return self._removed_at.get(run_uid, -math.inf)
 
     def children(self, run_uid: str) -> Mapping[Key, Child]:
         """Of one run."""
@@ -86,6 +99,9 @@ class Cache:
         newest = max(self._gone.get(child.uid, 0), known.version if known else 0)
         if newest >= child.version:
             return None
+        is_same = known is not None and known.uid == child.uid
+        since = known.known_since if known is not None and is_same else self.clock()
+        child = replace(child, known_since=since)
         self._runs.setdefault(run_uid, {})[child.key] = child
         is_news = known is None or replace(known, version=child.version) != child
         return run_uid if is_news else None
@@ -130,12 +146,14 @@ class Cache:
     def forget(self, run_uid: str) -> None:
         """A run that is gone: garbage collection has its children."""
         self._runs.pop(run_uid, None)
+        self._removed_at.pop(run_uid, None)
 
     def _drop(self, run_uid: str, key: Key, uid: str) -> str | None:
         children = self._runs.get(run_uid, {})
         if key not in children or children[key].uid != uid:
             return None
         del children[key]
+        self._removed_at[run_uid] = self.clock()
         if not children:
             del self._runs[run_uid]
         return run_uid

@@ -1,5 +1,6 @@
 """Makes a run's children what they are to be: creates, repairs, deletes, and no more than that."""
 
+import math
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -27,6 +28,9 @@ from prism_operator.manifests.token_secret import build_token_secret
 from prism_operator.planning.naming import attempt_name, token_name
 from prism_operator.planning.sightings import ChildrenSeen
 
+_FRESH_SECONDS = 2.0
+"""What was stored of a run is trusted for so long, if nothing contradicts it."""
+
 
 class Refused(Exception):
     """The API server will not have a child; says why and what to do."""
@@ -38,22 +42,43 @@ class Caretaker:
     def __init__(self, client: Client, cache: Cache) -> None:
         self._client, self._cache = client, cache
 
-    def is_idle(self, record: RunRecord, needed: Iterable[Needed]) -> bool:
-        """Whether all is as it is to be, as far as the cache knows."""
+    def doubtful_at(self, record: RunRecord, needed: Iterable[Needed]) -> float | None:
+        """When the run has to have been asked for later than, so that what there is to do can be
+        done; None: all is as it is to be, as far as the cache knows.
+
+        Another operator may be at work, or may just have been. What it creates it had decided to
+        before: a child that is not wanted by what was stored after it was seen is not wanted any
+        more. So it had with what it deletes: a child that is wanted by what was stored after it was
+        seen to be gone has yet to come.
+        """
         wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
-        children = self._cache.children(record.uid)
-        return not self._unwanted(record, wanted) and not any(
+        children, unwanted = self._cache.children(record.uid), self._unwanted(record, wanted)
+        is_work = any(
             self._is_work(record, child, children.get(key)) for key, child in wanted.items()
         )
+        if not unwanted and not is_work:
+            return None
+        newest = max((child.known_since for child in unwanted), default=-math.inf)
+        return max(newest, self._absent_since(record)) if is_work else newest
+
+    def _absent_since(self, record: RunRecord) -> float:
+        """What is wanted has to have been asked for later, to create what is missing."""
+        gone_at = self._cache.removed_at(record.uid)
+        return max(gone_at, self._cache.clock() - _FRESH_SECONDS)
 
     async def care(
         self, record: RunRecord, read: ReadRun, needed: Iterable[Needed], seen: ChildrenSeen
-    ) -> None:
-        """Do what has to be done; raises Refused, or a ClusterError if it has to be tried again."""
+    ) -> bool:
+        """Do what has to be done; whether all of it was certain enough.
+
+        Raises Refused, or a ClusterError if it has to be tried again.
+        """
         wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
         # First, for what is refused below must not keep machines from being given back.
-        for unwanted in self._unwanted(record, wanted):
-            await self._delete(record, unwanted)
+        unwanted = self._unwanted(record, wanted)
+        certain = [u for u in unwanted if u.known_since < record.confirmed_at]
+        for surplus in certain:
+            await self._delete(record, surplus)
         children = self._cache.children(record.uid)
         if _misses_token(read, seen):
             await self._create_token(record, read)
@@ -61,11 +86,14 @@ class Caretaker:
             there = children.get(key)
             if there is None:
                 if child.is_made:
+                    if record.confirmed_at <= self._absent_since(record):
+                        return False
                     await self._create(record, read, key, child)
             elif child.is_made and _is_foreign(record, there):
                 raise _taken(record, there.resource, there.name, is_deleting=there.is_deleting)
             elif self._is_work(record, child, there):
                 await self._repair(record, child, there)
+        return len(certain) == len(unwanted)
 
     async def is_still_there(
         self, record: RunRecord, read: ReadRun, kind: StageKind, attempt: AttemptStatus

@@ -9,6 +9,7 @@ from prism_api.reporting import TRAINER_PORT
 from prism_api.resources import Images
 from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
+from prism_operator.cluster.census import Census
 from prism_operator.cluster.client import Client, Document
 from prism_operator.cluster.errors import ClusterError
 from prism_operator.cluster.herald import Herald
@@ -91,6 +92,8 @@ class Controller:
         self._reconciler = Reconciler(
             client, cache, reader, self._poller, self._stored, pace.patience_seconds
         )
+        namespaces, resync = scope.namespaces, pace.resync_seconds
+        self._census = Census(client, namespaces, self, lambda: self._reconciler.records, resync)
         self._informers = [
             Informer(
                 client,
@@ -138,6 +141,7 @@ class Controller:
                 tasks.create_task(informer.run())
             tasks.create_task(self._keep_beating())
             await asyncio.gather(*(informer.synced.wait() for informer in self._informers))
+            tasks.create_task(self._census.run())
             tasks.create_task(self._herald.run())
             tasks.create_task(self._poller.run())
             tasks.create_task(self._queue.keep_time())

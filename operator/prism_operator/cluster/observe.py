@@ -34,6 +34,7 @@ def job_seen(document: Document) -> JobSeen:
     meta, status = document["metadata"], document.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or () if c["status"] == "True"}
     policy = document.get("spec", {}).get("runPolicy", {})
+    counts = status.get("replicaStatuses") or {}
     failed = conditions.get("Failed")
     return JobSeen(
         uid=meta["uid"],
@@ -44,6 +45,7 @@ def job_seen(document: Document) -> JobSeen:
         is_finished="Succeeded" in conditions or failed is not None,
         is_deleting="deletionTimestamp" in meta,
         message=str(failed.get("message", "")) if failed else "",
+        failed_pods=counts.get("Worker", {}).get("failed", 0),
     )
 
 

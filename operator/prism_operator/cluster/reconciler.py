@@ -5,11 +5,12 @@ order in which the world is asked and told.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from prism_api.names import KIND
+from prism_api.names import KIND, UID_LABEL
 from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.caretaker import Caretaker, Refused
@@ -17,7 +18,7 @@ from prism_operator.cluster.client import Client, Document
 from prism_operator.cluster.errors import ClusterError, Conflict, NotFound, Throttled
 from prism_operator.cluster.hindrances import Hindrances
 from prism_operator.cluster.poller import Poller
-from prism_operator.cluster.resources import RUNS
+from prism_operator.cluster.resources import JOBS, PODS, RUNS
 from prism_operator.cluster.runs import (
     ReadRun,
     RunReader,
@@ -27,7 +28,7 @@ from prism_operator.cluster.runs import (
     status_document,
 )
 from prism_operator.planning.attempts import moment
-from prism_operator.planning.fold import next_status
+from prism_operator.planning.fold import is_lost_now, next_status
 from prism_operator.planning.sightings import ChildrenSeen, JobSeen, PodSeen, ServersSeen
 from prism_operator.planning.summary import refused
 
@@ -103,7 +104,7 @@ class Reconciler:
             record.trouble = str(error)
             return self._patience_seconds if is_told else 0.0
         record.failures += 1
-        record.is_confirmed = False
+        record.confirmed_at = -math.inf
         _log.info("%s", error)
         return min(_LONGEST_PAUSE_SECONDS, 0.05 * 2.0 ** min(record.failures, 20))
 
@@ -129,6 +130,8 @@ class Reconciler:
             now,
         )
         self._watch_progress(record, seen)
+        if is_lost_now(record.status, following.status) and await self._look_again(record):
+            return 0.0
         if await self._store(record, following.status):
             return 0.0
         pause = await self._care(record, read, seen, now)
@@ -185,6 +188,7 @@ class Reconciler:
             return False
         fence = {"uid": record.uid, "resourceVersion": str(record.version)}
         path = RUNS.path(record.namespace, record.name, "status")
+        sent_at = self._cache.clock()
         try:
             document = await self._client.merge_patch(path, {"metadata": fence, "status": patch})
         except Conflict:
@@ -194,7 +198,9 @@ class Reconciler:
             self.forget(record.uid)
             return True
         before = record.status
-        self._confirm(document)
+        self._confirm(document, sent_at)
+        if record.uid not in self.records:
+            return True
         record = self.records[record.uid]
         record.residue = merge_patch(record.stored, wanted)
         if record.residue:
@@ -204,6 +210,7 @@ class Reconciler:
 
     async def _refresh(self, record: RunRecord) -> None:
         """Ask for the newest state of a run."""
+        sent_at = self._cache.clock()
         try:
             document = await self._client.get(RUNS.path(record.namespace, record.name))
         except NotFound:
@@ -212,27 +219,39 @@ class Reconciler:
         if document["metadata"]["uid"] != record.uid:
             self.forget(record.uid)  # another run of the same name
             return
-        self._confirm(document)
+        self._confirm(document, sent_at)
 
-    def _confirm(self, document: Document) -> None:
+    def _confirm(self, document: Document, sent_at: float) -> None:
         uid = document["metadata"]["uid"]
-        self.take(document)
-        self.records[uid].is_confirmed = True
+        if uid in self.records:  # or it was deleted before the answer came
+            self.take(document)
+            self.records[uid].confirmed_at = sent_at
+
+    async def _look_again(self, record: RunRecord) -> bool:
+        """Ask for what the caches do not show of an attempt, before it ends because of that;
+        whether they were behind."""
+        is_news = False
+        for resource in (JOBS, PODS):
+            path, selector = resource.path(record.namespace), f"{UID_LABEL}={record.uid}"
+            for document in (await self._client.list(path, selector))["items"] or ():
+                is_news |= self._cache.put(resource, document) is not None
+        return is_news
 
     async def _care(
         self, record: RunRecord, read: ReadRun, seen: ChildrenSeen, now: float
     ) -> float | None:
         needed = list(read.household.needed(record.status, seen, moment(now)))
-        if not self._caretaker.is_idle(record, needed):
-            if not record.is_confirmed:
-                # What a watch says may be behind: nothing is created or deleted because of it.
+        doubtful_at = self._caretaker.doubtful_at(record, needed)
+        if doubtful_at is not None:
+            if record.confirmed_at <= doubtful_at:
                 version = record.version
                 await self._refresh(record)
                 fresh = self.records.get(record.uid)
                 if fresh is None or fresh.version != version:
                     return 0.0
                 record = fresh
-            await self._caretaker.care(record, read, needed, seen)
+            if not await self._caretaker.care(record, read, needed, seen):
+                return 0.0
         record.trouble = ""
         pauses = [
             await self._hindrances.look(record, seen, now),

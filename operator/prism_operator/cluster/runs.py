@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,8 +61,9 @@ class RunRecord:
     read: ReadRun | None
     refusal: str
     """Why the spec cannot be carried out."""
-    is_confirmed: bool = False
-    """Whether it came from the API server in answer to a request; a watch may be behind."""
+    confirmed_at: float = -math.inf
+    """It is at least as new as what was stored then, by the cache's clock: when the last request
+    left that the API server answered with the run; a watch alone may be behind."""
     trouble: str = ""
     """Why what was decided could not be done."""
     residue: Document = field(default_factory=dict)
@@ -122,6 +124,7 @@ class RunReader:
             record.trouble, record.failures = before.trouble, before.failures
             record.checked, record.gone = before.checked, before.gone
             record.has_token = before.has_token
+            record.confirmed_at = before.confirmed_at
         return record
 
     def _read_spec(self, document: Document) -> ReadRun:

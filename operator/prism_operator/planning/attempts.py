@@ -39,7 +39,7 @@ def observe_attempt(
     if lost and not attempt.stopping:
         return _over(attempt, "preempted", now, lost)
     if _is_over(step, attempt, job, pods, now):
-        return _ended(attempt, job, pods, now)
+        return _ended(step, attempt, job, pods, now)
     return attempt
 
 
@@ -186,10 +186,21 @@ def _is_over(
 
 
 def _ended(
-    attempt: AttemptStatus, job: JobSeen, pods: tuple[PodSeen, ...], now: datetime
+    step: TrainStep,
+    attempt: AttemptStatus,
+    job: JobSeen,
+    pods: tuple[PodSeen, ...],
+    now: datetime,
 ) -> AttemptStatus:
-    """By itself, or because it was asked to."""
+    """By itself, because it was asked to, or because its pods were taken away unseen: one that
+    failed stays until somebody deletes it."""
     cause = min((p for p in pods if _failed(p)), key=_telling, default=None)
+    were_there = attempt.gang is not None or job.failed_pods > 0
+    if cause is None and were_there and len(pods) < step.workers.replicas:
+        gone = "pods of it were deleted"
+        return (
+            _stopped(attempt, now) if attempt.stopping else _over(attempt, "preempted", now, gone)
+        )
     if cause is None:
         code = ExitCode.DONE if pods and all(p.is_over for p in pods) else None
         return _over(attempt, "ended", now, "" if code == 0 else job.message, code)

@@ -81,6 +81,30 @@ def next_status(
     return Next(summarize(stored, stages, decision, seen, generation, now), decision)
 
 
+def is_lost_now(before: PrismRunStatus, after: PrismRunStatus) -> bool:
+    """Whether an attempt has just ended by what does not show: its job, a pod, its proof. Who sees
+    too little must look again before that is stored."""
+    return any(
+        stage.attempt is not None
+        and _is_lost(stage)
+        and not (kind in before.stages and _is_over(before.stages[kind], stage.attempt.number))
+        for kind, stage in after.stages.items()
+    )
+
+
+def _is_lost(stage: StageStatus) -> bool:
+    attempt = stage.attempt
+    if attempt is None or attempt.outcome is None or stage.result is not None:
+        return False
+    is_silent = attempt.outcome == "ended" and attempt.exit_code in (None, ExitCode.DONE)
+    return attempt.outcome == "preempted" or is_silent
+
+
+def _is_over(stage: StageStatus, number: int) -> bool:
+    attempt = stage.attempt
+    return attempt is not None and attempt.number == number and attempt.outcome is not None
+
+
 def _observe_stage(
     plan: Plan, step: TrainStep, stored: PrismRunStatus, seen: ChildrenSeen, now: datetime
 ) -> StageStatus:

@@ -79,6 +79,8 @@ class FaultProxy:
         self._watching: set[asyncio.Transport] = set()
         self.severed = False
         """Whether the client is cut off."""
+        self.refused = 0
+        """Requests that met with an API server that was away."""
         self._started, self._idle = threading.Event(), threading.Event()
         self._failure: BaseException | None = None
 
@@ -97,6 +99,11 @@ class FaultProxy:
     def counts(self) -> Counts:
         """Faults injected so far."""
         return self._dice.counts
+
+    @property
+    def connections(self) -> int:
+        """Watches and other requests that are open now."""
+        return len(self._watching) + len(self._open)
 
     def once(self, fault: Fault, where: str = "") -> None:
         """Inject a fault at the next opportunity in a path (with query) that contains `where`."""
@@ -189,8 +196,9 @@ class FaultProxy:
             if self.severed:
                 raise Reset
             return await (self._watch(request) if is_watch else self._exchange(request))
-        except (Reset, aiohttp.ClientError, TimeoutError, ConnectionError):
+        except (Reset, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             # An API server that is away looks like a reset connection, too.
+            self.refused += isinstance(error, aiohttp.ClientError)
             _reset(transport)
             return web.Response()
         finally:

@@ -78,6 +78,11 @@ class Player:
                 await asyncio.gather(*following, *actions.tasks, return_exceptions=True)
                 await runner.cleanup()
 
+    def check(self) -> None:
+        """Raise if it plays no more."""
+        if self._failure:
+            raise RuntimeError("the player broke down") from self._failure
+
     def clear(self, run: str) -> None:
         """Whatever keeps that run's pods from running is gone."""
         self._loop.call_soon_threadsafe(self._kubelet.clear, run)

@@ -1,0 +1,124 @@
+"""An operator that knows too little neither deletes nor touches what is not its own to judge."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from prism_api.names import STAGE_LABEL, UID_LABEL
+from prism_api.resources import Images
+from prism_operator.cluster.cache import Cache
+from prism_operator.cluster.caretaker import Caretaker, Refused
+from prism_operator.cluster.client import Client
+from prism_operator.cluster.resources import JOBS, SERVICES, Resource
+from prism_operator.cluster.runs import RunReader, RunRecord
+from prism_operator.manifests.children import Needed
+from prism_operator.planning.sightings import ChildrenSeen
+
+UID = "12345678-0000"
+SPEC = {
+    "model": {"uri": "hf://org/model"},
+    "storage": {"uri": "s3://bucket/runs"},
+    "stages": {"sft": {"data": [{"uri": "s3://data/sft.parquet"}]}},
+}
+
+
+class Requests:
+    """An API server that agrees to everything."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str]] = []
+
+    async def delete(self, path: str, uid: str) -> None:
+        self.sent.append(("DELETE", path.rpartition("/")[2]))
+
+
+class World:
+    """A run, its children as a cache shows them, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.cache, self.api = Cache(lambda: self.now), Requests()
+        self.caretaker = Caretaker(cast(Client, self.api), self.cache)
+        meta = {"uid": UID, "name": "run", "namespace": "here", "resourceVersion": "1"}
+        self.record: RunRecord = RunReader(Images()).read({"metadata": meta, "spec": SPEC}, None)
+
+    def shows(self, resource: Resource, name: str, owner: str = UID, version: int = 2) -> None:
+        meta = {
+            "uid": f"uid-of-{name}",
+            "name": name,
+            "namespace": "here",
+            "resourceVersion": str(version),
+            "labels": {UID_LABEL: UID, STAGE_LABEL: "sft"},
+            "ownerReferences": [{"uid": owner, "controller": True}],
+        }
+        self.cache.put(resource, {"metadata": meta})
+
+    def goes(self, resource: Resource, name: str) -> None:
+        meta = {"uid": f"uid-of-{name}", "name": name, "resourceVersion": "9"}
+        self.cache.remove(resource, {"metadata": {**meta, "labels": {UID_LABEL: UID}}})
+
+    def cares(self, *needed: Needed) -> list[tuple[str, str]]:
+        assert self.record.read is not None, self.record.refusal
+        care = self.caretaker.care(self.record, self.record.read, needed, ChildrenSeen())
+        asyncio.run(care)
+        return self.api.sent
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_what_came_after_the_run_was_asked_for_is_not_deleted_yet(world: World) -> None:
+    world.record.confirmed_at = 99.0
+    world.shows(JOBS, "run-sft-a2")
+    doubtful_at = world.caretaker.doubtful_at(world.record, ())
+    assert doubtful_at is not None
+    assert doubtful_at >= world.record.confirmed_at
+    assert world.cares() == []
+    world.record.confirmed_at = 101.0
+    assert world.cares() == [("DELETE", "run-sft-a2")]
+
+
+def test_later_news_of_a_child_make_it_no_younger(world: World) -> None:
+    world.shows(JOBS, "run-sft-a2")
+    world.now = 200.0
+    world.shows(JOBS, "run-sft-a2", version=3)
+    assert world.caretaker.doubtful_at(world.record, ()) == 100.0
+
+
+def test_what_is_missing_is_made_by_what_was_stored_a_moment_ago_only(world: World) -> None:
+    job = Needed("PyTorchJob", "run-sft-a1", dict)
+    doubtful_at = world.caretaker.doubtful_at(world.record, [job])
+    assert doubtful_at is not None
+    assert 95.0 < doubtful_at < 100.0
+
+
+def test_what_was_seen_to_be_gone_is_made_again_by_what_was_stored_later_only(world: World) -> None:
+    world.record.confirmed_at = 99.5
+    world.shows(JOBS, "run-sft-a1")
+    world.goes(JOBS, "run-sft-a1")
+    job = Needed("PyTorchJob", "run-sft-a1", dict)
+    assert world.caretaker.doubtful_at(world.record, [job]) == 100.0
+    assert world.cares(job) == []
+
+
+def test_nothing_to_do_asks_for_nothing(world: World) -> None:
+    world.shows(JOBS, "run-sft-a1")
+    assert (
+        world.caretaker.doubtful_at(world.record, [Needed("PyTorchJob", "run-sft-a1", None)])
+        is None
+    )
+
+
+@pytest.mark.parametrize("is_repaired", [True, False])
+def test_a_strangers_object_with_our_labels_and_name_is_left_alone(
+    world: World, is_repaired: bool
+) -> None:
+    world.shows(SERVICES, "run-rlvr-rollout", owner="another")
+    service = Needed("Service", "run-rlvr-rollout", dict, is_repaired=is_repaired)
+    assert world.caretaker.doubtful_at(world.record, [service]) is not None
+    with pytest.raises(Refused, match="belongs to somebody else; delete or rename it"):
+        world.cares(service)
+    assert world.api.sent == []

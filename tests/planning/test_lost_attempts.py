@@ -1,0 +1,43 @@
+"""Which attempts have just ended by what does not show, so that it has to be looked for again."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from prism_api.exit_codes import ExitCode
+from prism_api.status import AttemptStatus, PrismRunStatus, StageStatus
+from prism_operator.planning.fold import is_lost_now
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def a_status(
+    number: int = 1, outcome: str | None = None, code: int | None = None
+) -> PrismRunStatus:
+    facts = {"number": number, "started_at": NOW, "outcome": outcome, "exit_code": code}
+    attempt = AttemptStatus.model_validate(facts)
+    return PrismRunStatus(stages={"sft": StageStatus(attempt=attempt)})
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [("preempted", None), ("ended", None), ("ended", ExitCode.DONE)]
+)
+def test_taken_away_or_over_without_a_word_or_a_proof(outcome: str, code: int | None) -> None:
+    assert is_lost_now(a_status(), a_status(outcome=outcome, code=code))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(None, None), ("ended", ExitCode.CRASHED), ("ended", ExitCode.SAVED), ("interrupted", None)],
+)
+def test_what_runs_or_has_said_why_it_ended_is_not_lost(
+    outcome: str | None, code: int | None
+) -> None:
+    assert not is_lost_now(a_status(), a_status(outcome=outcome, code=code))
+
+
+def test_only_when_it_is_news() -> None:
+    lost = a_status(outcome="preempted")
+    assert not is_lost_now(lost, lost)
+    assert is_lost_now(lost, a_status(number=2, outcome="preempted"))
+    assert is_lost_now(PrismRunStatus(), lost)

@@ -1,0 +1,83 @@
+"""What has to be true of all runs, whatever the weather was."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from played import Record
+from storm.people import Touched
+
+Document = dict[str, Any]
+
+_FINISHED = ("Succeeded", "Failed", "Cancelled")
+_ONCE = ("PyTorchJob", "ConfigMap", "Deployment", "Service", "NetworkPolicy", "Secret")
+
+
+def is_finished(document: Document) -> bool:
+    """Whether a run says that it is over."""
+    return document.get("status", {}).get("state") in _FINISHED
+
+
+def wrong_with_run(run: Touched, document: Document, record: Record) -> list[str]:
+    """What a run that is over should not look like."""
+    status, fate = document.get("status", {}), run.plan.fate
+    found = []
+    if status.get("state") != fate.ends:
+        found.append(f"is {status.get('state')}, not {fate.ends}: {status.get('message')}")
+    stages = status.get("stages", {})
+    reached = run.plan.stages if fate.ends == "Succeeded" else run.plan.stages[:1]
+    for kind in reached:
+        found += _wrong_with_stage(run, kind, stages.get(kind, {}), record)
+    return [f"{run.name}: {what}" for what in found]
+
+
+def _wrong_with_stage(run: Touched, kind: str, stage: Document, record: Record) -> Iterable[str]:
+    fate = run.plan.fate
+    is_first = kind == run.plan.stages[0]
+    fewest, most = fate.attempts if is_first else (1, 1)
+    number = stage.get("attempt", {}).get("number", 0)
+    if not (1 if run.costly else fewest) <= number <= most + run.costly:
+        yield f"{kind}: {number} attempts, not {fewest} to {most} and {run.costly} by hand"
+    faults, allowed = stage.get("restarts", {}).get("faults", 0), fate.faults if is_first else 0
+    if not run.costly and faults != allowed:
+        yield f"{kind}: {faults} faults, not {allowed}"
+    if faults > allowed:
+        yield f"{kind}: {faults} faults, more than {allowed}"
+    made = _attempts_made(record, run.uid, kind)
+    missing = set(range(1, number + 1)) - made
+    if len(missing) > run.costly or made - set(range(1, number + 1)):
+        yield f"{kind}: jobs of attempts {sorted(made)}, but the newest attempt is {number}"
+
+
+def _attempts_made(record: Record, uid: str, kind: str) -> set[int]:
+    seen = list(record.seen.values())
+    jobs = (s for s in seen if (s.kind, s.run_uid, s.stage) == ("PyTorchJob", uid, kind))
+    return {int(job.attempt) for job in jobs}
+
+
+def made_twice(record: Record, runs: dict[str, Touched]) -> list[str]:
+    """Children that came twice although nobody had deleted them."""
+    uids: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for seen in list(record.seen.values()):
+        if seen.kind in _ONCE and seen.run_uid in runs:
+            uids[seen.run_uid, seen.kind, seen.name].add(seen.uid)
+    return [
+        f"{runs[uid].name}: {kind} {name} was created {len(found)} times"
+        for (uid, kind, name), found in uids.items()
+        if len(found) > 1 and (kind, name) not in runs[uid].deleted and not _may(runs[uid], kind)
+    ]
+
+
+def _may(run: Touched, kind: str) -> bool:
+    """A stage's servers go when it is suspended, and come again."""
+    return run.costly > 0 and kind in ("Deployment", "Service", "NetworkPolicy")
+
+
+def ran_together(record: Record, runs: dict[str, Touched]) -> list[str]:
+    """Attempts of one run whose pods ran at the same time."""
+    return [
+        f"{runs[one.run_uid].name}: {one.stage}-a{one.attempt} and {other.stage}-a{other.attempt} "
+        f"ran together for {(one.ended_at or 0) - other.began_at:.2f} s"
+        for one, other in record.together()
+        if one.run_uid in runs
+    ]
