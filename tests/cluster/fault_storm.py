@@ -38,7 +38,7 @@ def main() -> None:
             storm = Storm(cluster, weather, has_lease=has_lease, logs=asked.logs)
             with storm.raging():
                 for number in range(asked.waves):
-                    began = time.monotonic()
+                    began, known = time.monotonic(), len(storm.tally.wrong)
                     storm.wave(number)
                     counted = storm.counted()
                     say(
@@ -46,6 +46,8 @@ def main() -> None:
                         f"{counted.in_flight.total()} faults in flight, the rarest kind "
                         f"{counted.fewest_in_flight()}, {len(storm.tally.wrong)} violations"
                     )
+                    for what in storm.tally.wrong[known:]:
+                        say(f"  {what}")
                     if not counted.lacking(-(-asked.each // share), -(-asked.total // share)):
                         break
             total.add(storm.tally)

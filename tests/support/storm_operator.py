@@ -28,7 +28,7 @@ from prism_operator.operate import run_controller
 LEASE = "prism-operator"
 _IMAGES = Images(trainer="registry.example/trainer:1", rollout="registry.example/rollout:1")
 _PACE = Pace(poll_seconds=0.5, resync_seconds=3.0, workers=8)
-_TIMES = LeaseTimes(lease_seconds=4.0, renew_deadline_seconds=2.6, renew_seconds=0.5)
+_TIMES = LeaseTimes(lease_seconds=6.0, renew_deadline_seconds=4.0, renew_seconds=0.7)
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ _KIND_NAMES = {
     "configmaps": "ConfigMap",
     "pods": "Pod",
 }
+_OWNERS = ("PrismRun", "PyTorchJob", "ReplicaSet")
+"""Of children and of their pods."""
 _EDITS: dict[str, Document] = {
     "deployments": {"spec": {"replicas": 3}},
     "services": {"spec": {"selector": {"app": "another"}}},
@@ -162,7 +164,7 @@ class People:
     def _children(self, run: Touched, plural: str) -> list[Document]:
         selector = f"{UID_LABEL}={run.uid}"
         found = self._admin.list(KINDS[plural], plural, self._namespace, selector)
-        return [child for child in found if child["metadata"].get("ownerReferences")]
+        return [child for child in found if _owner_kind(child) in _OWNERS]
 
     def _any_of(self, run: Touched, plurals: list[str]) -> tuple[str, Document | None]:
         """Of a random kind that the run has, if it has any."""
@@ -258,6 +260,11 @@ class Strangers:
             return  # the run was faster
         self._there[plural, name] = made
         self.total += 1
+
+
+def _owner_kind(thing: Document) -> str:
+    owners = thing["metadata"].get("ownerReferences") or [{"kind": ""}]
+    return str(owners[0]["kind"])
 
 
 def _content(thing: Document) -> Document:

@@ -1,7 +1,6 @@
 """Waves of runs under two operators, with faults between them and the API server."""
 
 import contextlib
-import logging
 import random
 import tempfile
 import time
@@ -21,7 +20,6 @@ from storm.people import KINDS, People, Strangers
 from storm.table import Tally
 from storm_operator import LEASE
 
-_log = logging.getLogger(__name__)
 Document = dict[str, Any]
 
 RATES = dict.fromkeys(ALL, 0.05) | {
@@ -32,6 +30,8 @@ RATES = dict.fromkeys(ALL, 0.05) | {
     Fault.RESET_AFTER: 0.08,
 }
 _TICK_SECONDS = 0.05
+_LONGEST = 5
+"""Times the patience that a wave may take, however much moves."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Weather:
     """Restarts of the API server per wave."""
     deposed_share: float = 0.05
     """Times that the leading operator is cut off or stands still, per run."""
-    patience_seconds: float = 90.0
-    """After the last run was submitted, for all of a wave to be as they should."""
+    patience_seconds: float = 60.0
+    """Without any change of a run that is not yet as it should be."""
 
 
 class Storm:
@@ -154,9 +154,11 @@ class Storm:
             time.sleep(_TICK_SECONDS)
 
     def _wait_for_all(self) -> None:
-        since = time.monotonic()
+        began = since = time.monotonic()
         wrong: dict[str, list[str]] = {}
-        while time.monotonic() - since < self._weather.patience_seconds:
+        before: set[str] = set()
+        patience = self._weather.patience_seconds
+        while time.monotonic() < min(since + patience, began + _LONGEST * patience):
             self._player.check()
             documents = self._documents()
             runs, record = self._people.runs, self._player.record
@@ -166,19 +168,19 @@ class Storm:
                 if (found := wrong_with_run(run, documents[name], record))
             }
             self._under_way &= set(wrong)
+            now = {documents[name]["metadata"]["resourceVersion"] for name in wrong}
+            before, since = now, since if now == before else time.monotonic()
             if not wrong:
                 return
             self._rescue_hanging(documents)
             # The longer it takes, the fewer things are done to the runs that are left.
-            if time.monotonic() - since < self._weather.patience_seconds / 6:
+            if time.monotonic() - began < patience / 4:
                 self._spend(0.3)
             else:
                 self._people.resume(float("inf"))
                 self._tend()
                 time.sleep(0.3)
-        for name, found in wrong.items():
-            self.tally.wrong += found
-            _log.warning("%s: %s", name, documents[name].get("status"))
+        self.tally.wrong += [what for found in wrong.values() for what in found]
 
     def _rescue_hanging(self, documents: dict[str, Document]) -> None:
         for name, document in documents.items():
