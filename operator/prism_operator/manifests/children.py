@@ -45,6 +45,11 @@ class Needed:
     attempt: int = 0
     """For which it is made, if that makes a difference to it."""
 
+    @classmethod
+    def kept(cls, kind: str, name: str) -> "Needed":
+        """A child that is left alone if it is there."""
+        return cls(kind, name, None, is_made=False, is_repaired=False)
+
 
 @dataclass(frozen=True)
 class Household:
@@ -128,8 +133,8 @@ class Household:
     ) -> Iterator[Needed]:
         for job in seen.jobs:
             if job.kind == kind and self._keeps_job(job, stage, seen, now):
-                yield Needed("PyTorchJob", job.name, None, is_made=False, is_repaired=False)
-                yield Needed("ConfigMap", job.name, None, is_made=False, is_repaired=False)
+                yield Needed.kept("PyTorchJob", job.name)
+                yield Needed.kept("ConfigMap", job.name)
 
     def _keeps_job(
         self, job: JobSeen, stage: StageStatus, seen: ChildrenSeen, now: datetime

@@ -56,9 +56,12 @@ def report_of(step: TrainStep, attempt: int, seen: ChildrenSeen) -> StageReport 
     return None
 
 
-def is_draining(seen: ChildrenSeen, kind: StageKind, attempt: int) -> bool:
-    """Whether pods of an attempt that is over still hold machines."""
-    return any(not pod.is_over for pod in seen.gang(kind, attempt))
+def is_draining(seen: ChildrenSeen, step: TrainStep, attempt: int) -> bool:
+    """Whether an attempt that is over still holds machines, or may take some again: the Training
+    Operator makes the missing pods of a job that goes on."""
+    job, pods = seen.job_of(step.kind, attempt), seen.gang(step.kind, attempt)
+    goes_on = job is not None and not job.is_finished and not job.is_deleting
+    return (goes_on and len(pods) < step.workers.replicas) or any(not p.is_over for p in pods)
 
 
 def gang_digest(pods: tuple[PodSeen, ...]) -> str:

@@ -183,7 +183,8 @@ def _as_observed(
     }
     results = {kind: s.result.result for kind, s in stages.items() if s.result is not None}
     over = _attempts_seen(seen) - {(k, a[0].number) for k, a in attempts.items() if _runs(a[0])}
-    draining = {(kind, number) for kind, number in over if is_draining(seen, kind, number)}
+    steps = {step.kind: step for step in plan.train_steps}
+    draining = {(k, n) for k, n in over if k in steps and is_draining(seen, steps[k], n)}
     return RunObserved(attempts, results, wanted.suspend, wanted.cancel, past, frozenset(draining))
 
 
@@ -192,7 +193,8 @@ def _runs(attempt: AttemptObserved) -> bool:
 
 
 def _attempts_seen(seen: ChildrenSeen) -> set[tuple[StageKind, int]]:
-    return {(pod.kind, pod.attempt) for pod in seen.pods if pod.role == "trainer"}
+    pods = {(pod.kind, pod.attempt) for pod in seen.pods if pod.role == "trainer"}
+    return pods | {(job.kind, job.attempt) for job in seen.jobs}
 
 
 def _attempt_observed(
