@@ -356,3 +356,12 @@ def test_an_attempt_drains_while_a_pod_of_it_holds_a_machine() -> None:
     assert is_draining(seen(a_pod(0), failed(1, 1)), "sft", 1)
     assert not is_draining(seen(failed(75, 0), DONE[1]), "sft", 1)
     assert not is_draining(seen(a_pod(0)), "sft", 2)
+
+
+def test_a_pod_that_failed_and_was_made_again_before_all_ran_ends_nothing_later() -> None:
+    dying = replace(failed(75, 0), is_deleting=True)
+    attempt = observe_attempt(STEP, WAITING, seen(dying, a_pod(1, "Pending"), job=a_job()), NOW)
+    assert (attempt.outcome, attempt.ended_at) == (None, NOW)
+    again = seen(a_pod(0, "Pending"), a_pod(1), job=a_job())
+    attempt = observe_attempt(STEP, attempt, again, later(60))
+    assert (attempt.outcome, attempt.ended_at) == (None, None)
