@@ -65,8 +65,15 @@ WRITE_CRD := $(BIN)/python -m prism_operator.crd
 crds: setup ## Write the CustomResourceDefinition in crds/ from the models
 	$(WRITE_CRD) > $(CRD)
 
+RULES := charts/prism/rbac.yaml
+WRITE_RULES := $(BIN)/python -m prism_operator.chart_rules
+
+.PHONY: rbac
+rbac: setup ## Write the rules of the chart's roles from the table of permissions
+	$(WRITE_RULES) > $(RULES)
+
 .PHONY: verify
-verify: setup ## Check format, lint, types, import contracts, examples, docs/fields.md and crds/
+verify: setup ## Check format, lint, types, import contracts, examples and what is generated
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -74,6 +81,7 @@ verify: setup ## Check format, lint, types, import contracts, examples, docs/fie
 	@for file in examples/*.yaml; do $(BIN)/prism validate $$file || exit 1; done
 	@$(FIELDS) | diff docs/fields.md - || { echo "docs/fields.md is not what the models say: run make fields"; exit 1; }
 	@$(WRITE_CRD) | diff $(CRD) - || { echo "$(CRD) is not what the models say: run make crds"; exit 1; }
+	@$(WRITE_RULES) | diff $(RULES) - || { echo "$(RULES) is not what the table says: run make rbac"; exit 1; }
 
 .PHONY: test
 test: setup ## Run the tests that take minutes in all
@@ -110,6 +118,14 @@ fault-storm: cluster-binaries ## Runs under two operators in a storm of 10,000 f
 .PHONY: bench-generate
 bench-generate: setup ## Compare in-process generation with transformers' generate
 	$(BIN)/python tests/benchmarks/bench_generate.py --require 1.4
+
+.PHONY: bench-operator
+bench-operator: cluster-binaries ## Load the operator with 1,000 runs: CPU, memory, lateness, restart
+	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/bench_operator.py
+
+.PHONY: bench-operator-smoke
+bench-operator-smoke: cluster-binaries ## The same with 30 runs, in a minute
+	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/bench_operator.py --smoke
 
 .PHONY: figures
 figures: setup ## Reproduce the README's figures: seeds 0, 1, 2, both routings, baseline, control

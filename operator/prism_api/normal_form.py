@@ -1,5 +1,8 @@
 """A document as the Kubernetes API server stores it, so that both give the same verdict on it."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -14,11 +17,28 @@ def normal_form(model: type[BaseModel], document: Any) -> Any:
     """
     if not isinstance(document, dict):
         return document
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    forms = _forms(model)
     return {
-        name: _value(fields[name].annotation, value) if name in fields else value
+        name: forms[name].of(value) if value is not None and name in forms else value
         for name, value in document.items()
-        if not (value is None and name in fields and _drops_null(fields[name]))
+        if not (value is None and name in forms and forms[name].drops_null)
+    }
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What is done with the values of a field."""
+
+    of: Callable[[Any], Any]
+    drops_null: bool
+
+
+@cache
+def _forms(model: type[BaseModel]) -> dict[str, _Form]:
+    """By the names of fields in documents; found out once, for every status goes through here."""
+    return {
+        field.alias or name: _Form(_form_of(field.annotation), _drops_null(field))
+        for name, field in model.model_fields.items()
     }
 
 
@@ -26,14 +46,24 @@ def _drops_null(field: FieldInfo) -> bool:
     return not field.is_required() and NoneType not in get_args(field.annotation)
 
 
-def _value(annotation: Any, value: Any) -> Any:
+def _form_of(annotation: Any) -> Callable[[Any], Any]:
     kind = _without_null(annotation)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return normal_form(kind, value)
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return [_value(get_args(kind)[0], entry) for entry in value]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {key: _value(get_args(kind)[1], entry) for key, entry in value.items()}
+        return partial(normal_form, kind)
+    if get_origin(kind) is tuple:
+        entry = _form_of(get_args(kind)[0])
+        return lambda value: [*map(entry, value)] if isinstance(value, list) else value
+    if get_origin(kind) is dict:
+        member = _form_of(get_args(kind)[1])
+        return lambda value: _each(member, value) if isinstance(value, dict) else value
+    return _as_it_is
+
+
+def _each(form: Callable[[Any], Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {key: form(value) for key, value in values.items()}
+
+
+def _as_it_is(value: Any) -> Any:
     return value
 
 

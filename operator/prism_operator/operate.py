@@ -6,6 +6,8 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import kopf
 from prometheus_client import CollectorRegistry
@@ -42,12 +44,13 @@ async def operate(settings: OperatorSettings, connect: Callable[[], kopf.Connect
         health.role = Role.LEADER
         metrics.leader.set(1)
         try:
-            await _work(settings, connect, metrics, health, elector)
+            await _work(settings, connect, metrics, health, elector, catch_signals)
         finally:
             health.role = Role.STOPPING
             metrics.leader.set(0)
 
-    stop_on_signals(asyncio.current_task())
+    catch_signals = partial(stop_on_signals, asyncio.current_task())
+    catch_signals()
     async with serve_health(health_app(health, registry), settings.http_port):
         health.role = Role.STANDBY
         try:
@@ -67,6 +70,7 @@ async def _work(
     metrics: Metrics,
     health: Health,
     elector: Elector,
+    catch_signals: Callable[[], None],
 ) -> None:
     def observe(verb: str, path: str, code: int, seconds: float) -> None:
         metrics.answered(verb, plural_of(path), str(code) if code else "error", seconds)
@@ -83,7 +87,9 @@ async def _work(
         beat,
     )
     try:
-        await run_controller(controller, settings.namespaces, settings.resync_seconds, connect)
+        await run_controller(
+            controller, settings.namespaces, settings.resync_seconds, connect, catch_signals
+        )
     finally:
         health.forget("reconcile loop")
         await client.close()
@@ -94,10 +100,14 @@ async def run_controller(
     namespaces: tuple[str, ...],
     resync_seconds: float,
     connect: Callable[[], kopf.ConnectionInfo],
+    on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """The controller and kopf, which tells it of runs, until one of the two ends or it is
-    cancelled."""
-    watching = kopf.operator(
+    cancelled. `on_ready` is called when kopf has started, which takes signals over."""
+    started = asyncio.Event()
+    watching = _watch_runs(
+        controller,
+        ready_flag=started,
         registry=build_registry(controller, connect),
         settings=build_settings(resync_seconds=resync_seconds),
         standalone=True,
@@ -105,19 +115,27 @@ async def run_controller(
         namespaces=namespaces,
     )
     tasks = [asyncio.create_task(controller.run()), asyncio.create_task(watching)]
+    starting = asyncio.create_task(started.wait())
+    starting.add_done_callback(lambda task: None if task.cancelled() else on_ready())
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
+        for task in (*tasks, starting):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, starting, return_exceptions=True)
     for task in done:
         await task
 
 
+async def _watch_runs(controller: Controller, **arguments: Any) -> None:
+    """kopf, once there is something to watch: it would never look again."""
+    await controller.runs_are_served()
+    await kopf.operator(**arguments)
+
+
 def stop_on_signals(task: "asyncio.Task[None] | None") -> None:
-    """SIGTERM and SIGINT end a standby replica; a leading one is ended by kopf, which takes both
-    over while it runs."""
+    """SIGTERM and SIGINT cancel a task. kopf would go on for seconds and only then let the work
+    end, and the next leader begin."""
     assert task is not None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,7 +1,8 @@
 """What users get wrong: the run says what it is and how to mend it, nothing is lost or counted as a
 fault, and it goes on by itself once that is mended."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -292,8 +293,9 @@ def test_a_finished_run_whose_result_is_taken_away_proves_itself_again(house: Op
     with house() as at:
         run = at.run("run", "sft", "align")
         before = run.ends()["stages"]
+        run.until("its pods, which know it too, go", at.is_empty)
         run.edit_status(stages={"align": {"result": None}})
-        run.until("it works again", lambda: run.status["state"] != "Succeeded")
+        run.until("it works again", lambda: run.attempt("align")["number"] == 2)
         after = run.ends()["stages"]
         assert after["sft"]["result"] == before["sft"]["result"]
         assert after["align"]["attempt"]["number"] == 2
@@ -396,8 +398,8 @@ def test_a_secret_of_the_rollouts_that_is_deleted_is_made_again_for_pods_that_wa
     house: Open,
 ) -> None:
     def server(who: Server) -> Part:
-        missing = replace(SECRET, message=f'secret "{secrets[0]}" not found')
-        return replace(STAYS, obstacle=missing) if secrets else STAYS
+        missing = f'secret "{"".join(secrets)}" not found'
+        return replace(STAYS, obstacle=replace(SECRET, message=missing)) if secrets else STAYS
 
     secrets: list[str] = []
     with house(first(LONG), server) as at:
@@ -551,3 +553,39 @@ def test_servers_of_another_template_are_made_anew_for_the_next_attempt_and_not_
         spec = at.get(DEPLOYMENTS, "run-align-rollout")["spec"]["template"]["spec"]
         assert "nodeSelector" not in spec
         assert_unharmed(run, restarts=1)
+
+
+# --- a cluster that lacks a part ---
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[ApiCluster]:
+    """A cluster of these tests' own: what they take away, all others need."""
+    with ApiCluster() as cluster:
+        yield cluster
+
+
+def test_an_operator_that_is_there_before_its_crd_begins_when_that_comes(bare: ApiCluster) -> None:
+    namespace = bare.new_namespace()
+    with a_house(bare, namespace, Script(lambda who: QUICK, lambda who: STAYS)) as at:
+        time.sleep(1.0)
+        bare.install_crds([ROOT / "crds" / "prismruns.prism.dev.yaml"])
+        assert_unharmed(at.run())
+
+
+def test_without_pytorchjobs_it_is_said_what_to_install_and_the_run_goes_on_when_it_is(
+    bare: ApiCluster,
+) -> None:
+    bare.install_crds([ROOT / "crds" / "prismruns.prism.dev.yaml"])
+    namespace, crds = bare.new_namespace(), ("apiextensions.k8s.io/v1", "customresourcedefinitions")
+    crd = bare.admin.get(*crds, "pytorchjobs.kubeflow.org")
+    with a_house(bare, namespace, Script(lambda who: QUICK, lambda who: STAYS)) as at:
+        bare.admin.delete(*crds, "pytorchjobs.kubeflow.org")
+        gone = partial(bare.admin.serves, "kubeflow.org/v1", "PyTorchJob")
+        wait_for("they are gone", lambda: not gone())
+        run = at.run()
+        run.blocked("pytorchjobs.kubeflow.org", "install the Kubeflow Training Operator")
+        assert "Training Operator" in run.event("CannotStart")["note"]
+        meta = {key: crd["metadata"][key] for key in ("name", "annotations")}
+        bare.admin.create({**crd, "metadata": meta, "status": None})
+        assert_unharmed(run)

@@ -50,7 +50,7 @@ def found(
         async with SmallApi() as api:
             tell(api)
             client = api.client()
-            hindrances = Hindrances(client)
+            hindrances = Hindrances(client, 10.0)
             for now in times or (SLOW,):
                 await hindrances.look(record, children, now)
             await client.close()

@@ -37,6 +37,7 @@ class Watching:
     def __init__(self, lists: list[Answer], watches: list[Answer]) -> None:
         self.lists, self.watches = lists, watches
         self.news: list[str] = []
+        self.events: list[str] = []
         self.restarts: list[str] = []
         self.cache = Cache()
 
@@ -51,7 +52,7 @@ class Watching:
             client = api.client()
             source = Source(CONFIG_MAPS, "team", metadata_only=True)
             self.informer = Informer(
-                client, source, self.cache, self.news.append,
+                client, source, self.cache, self.news.append, self.events.append,
                 lambda _, why: self.restarts.append(why), resync_seconds,
             )  # fmt: skip
             task = asyncio.create_task(self.informer.run())
@@ -87,6 +88,7 @@ def test_a_watch_goes_on_from_the_newest_version_bookmarks_included() -> None:
     assert [r.query["resourceVersion"] for r in api.asked("WATCH")] == ["5", "40"]
     assert world.shows() == {}
     assert len(api.asked("GET")) == 1
+    assert world.events == ["configmaps", "configmaps"], "bookmarks are no events"
 
 
 def test_after_a_cut_it_goes_on_and_nothing_is_missed() -> None:

@@ -52,6 +52,7 @@ def used(metrics: Metrics) -> None:
     metrics.restarts["sft", "fault"].inc()
     metrics.gpu_seconds["allocated", "sft"].inc()
     metrics.stage_duration["sft"].observe(60)
+    metrics.watch_events["pods"].inc()
     metrics.watch_restarts["pods", "gone"].inc()
     metrics.answered("get", "pods", "200", 0.01)
 
@@ -80,7 +81,7 @@ def test_the_page_lists_every_metric_with_type_labels_and_meaning(
 ) -> None:
     used(metrics)
     assert sorted(listed()) == sorted(shown(registry))
-    assert len(list(listed())) == 13
+    assert len(list(listed())) == 14
 
 
 def test_the_page_names_every_value_of_closed_labels() -> None:
@@ -110,7 +111,7 @@ def test_the_last_event_s_age_is_taken_when_it_is_asked_for(registry: CollectorR
     for _ in range(2):
         seconds[0] += 7.0
         ages.append(registry.get_sample_value("prism_last_event_age_seconds"))
-    metrics.saw_event()
+    metrics.saw_event("pods")
     ages.append(registry.get_sample_value("prism_last_event_age_seconds"))
     assert ages == [7.0, 14.0, 0.0]
 

@@ -90,6 +90,17 @@ def test_an_invalid_document_ends_with_64_and_every_problem(tmp_path: Path, comm
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.yaml"]
 
 
+def test_a_pod_template_that_no_run_works_with_is_refused(tmp_path: Path) -> None:
+    template = {"spec": {"restartPolicy": "Always"}}
+    path = a_file(tmp_path, {"spec.workers": {"template": template}})
+
+    done = prism("validate", path)
+
+    assert done.returncode == 64
+    assert "spec.workers.template.spec.restartPolicy: is the operator's" in done.stderr
+    assert is_an_answer(done)
+
+
 def test_a_valid_document_is_said_to_be_valid(tmp_path: Path) -> None:
     path = a_file(tmp_path)
 

@@ -72,7 +72,7 @@ def needed(
         servers=tuple(s for s in seen if isinstance(s, ServersSeen)),
     )
     found = a_household(changes).needed(status, children, now)
-    return {f"{n.kind}/{n.name}" for n in found if n.build or not only_made}
+    return {f"{n.kind}/{n.name}" for n in found if n.is_made or not only_made}
 
 
 ENDED = {"outcome": "ended", "exit_code": 1, "ended_at": NOW, "job_uid": "j1"}

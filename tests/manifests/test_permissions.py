@@ -1,6 +1,9 @@
 """What the operator may do; a test on a real API server pins the verbs (tests/cluster)."""
 
+from pathlib import Path
+
 from child_builders import large_children, small_children
+from prism_operator.chart_rules import chart_rules
 from prism_operator.manifests.context import Manifest
 from prism_operator.manifests.rbac import (
     OWN_PERMISSIONS,
@@ -37,6 +40,11 @@ def test_the_roles_grant_the_table_and_nothing_else() -> None:
     table = {(p.group, p.resource, v) for p in PERMISSIONS + OWN_PERMISSIONS for v in p.verbs}
     assert granted(build_cluster_wide("prism")) == table
     assert granted(build_namespaced("prism", ["team-a"])) == table
+
+
+def test_the_charts_rules_are_made_of_the_table() -> None:
+    written = Path(__file__).parents[2] / "charts" / "prism" / "rbac.yaml"
+    assert written.read_text() == chart_rules()
 
 
 def test_every_kind_of_child_can_be_created() -> None:

@@ -335,9 +335,10 @@ def test_what_keeps_an_attempt_from_starting_is_its_message() -> None:
     def message(found: ChildrenSeen, attempt: AttemptStatus = WAITING) -> str:
         return observe_attempt(STEP, attempt, found, NOW).message
 
-    assert message(seen(blocked, job=a_job())) == "run-sft-a1-worker-0: Unschedulable: no GPU"
-    assert message(seen(server)) == "server: Unschedulable: no GPU"
-    assert message(seen(job=job)) == "waits for admission by Kueue"
+    told, remedy = "Unschedulable: no GPU", "; free or add nodes that have what its pods ask for"
+    assert message(seen(blocked, job=a_job())) == f"run-sft-a1-worker-0: {told}{remedy}"
+    assert message(seen(server)) == f"server: {told}{remedy}"
+    assert message(seen(job=job)) == ""  # its turn will come: nothing keeps it
     assert message(seen(blocked, job=job, trouble="no queue")) == "no queue"
     assert message(seen()) == ""
     assert message(seen(*BOTH, job=a_job(), trouble="x"), an_attempt(stepped_at=NOW)) == ""

@@ -23,7 +23,7 @@ from prism_operator.planning.decide import (
     backoff_seconds,
     decide,
 )
-from prism_operator.planning.observation import RunObserved
+from prism_operator.planning.observation import AttemptObserved, RunObserved
 from run_builders import a_plan
 
 PLAN = a_plan()
@@ -139,6 +139,22 @@ def test_the_pause_counts_from_the_end_of_the_attempt() -> None:
     assert (early.actions, early.requeue_after_seconds) == ((), 1.0)
     assert early.stages["sft"].message == "tries again after a pause of 4 s"
     assert decided(found, 39.0, policy).actions == (start("sft", 4),)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seconds"),
+    [(running(has_stepped=False), 20.0), (running(started_at=-50.0), 10.0), (running(), 30.0)],
+    ids=["start", "stage", "neither is near"],
+)
+def test_a_deadline_is_looked_at_again_as_soon_as_it_has_passed(
+    attempt: AttemptObserved, seconds: float
+) -> None:
+    policy = FailurePolicy(start_deadline_seconds=70, stage_deadline_seconds=110)
+
+    pause = decided(observed(sft=[attempt]), 50.0, policy).requeue_after_seconds
+
+    assert pause == pytest.approx(seconds, abs=0.2)
+    assert decided(observed(sft=[attempt]), 50.0 + pause, policy).actions != () or seconds == 30.0
 
 
 def test_a_moved_store_proves_as_much() -> None:

@@ -12,7 +12,7 @@ from prism_operator.planning.sightings import ChildrenSeen
 from prism_operator.planning.summary import refused, summarize
 from report_builders import an_evaluation
 from run_builders import a_plan
-from sighting_builders import NOW, an_attempt, later
+from sighting_builders import NOW, a_job, an_attempt, later
 from simulated_cluster import report_of
 
 PLAN = a_plan()
@@ -83,16 +83,18 @@ def test_a_condition_keeps_its_time_until_its_answer_changes() -> None:
 
 def test_a_start_that_is_held_up_says_by_what() -> None:
     def told(**facts: Any) -> tuple[str, str]:
-        trouble = facts.pop("trouble", "")
+        trouble, is_queued = facts.pop("trouble", ""), facts.pop("is_queued", False)
+        jobs = (a_job(is_queued=is_queued),)
         stage = StageStatus(state=State.RUNNING, attempt=an_attempt(has_started=False, **facts))
         starting = decided(State.RUNNING, Reason.STARTING)
-        status = summary(starting, seen=ChildrenSeen(trouble=trouble), sft=stage)
+        status = summary(starting, seen=ChildrenSeen(jobs, trouble=trouble), sft=stage)
         return the(status, "Running").reason, status.message
 
     assert told() == (Reason.STARTING, "")
     assert told(message="no image") == (Reason.BLOCKED, "no image")
-    assert told(message="waits", admitted_at=None) == (Reason.QUEUED, "waits")
-    assert told(message="quota", admitted_at=None, trouble="quota") == (Reason.BLOCKED, "quota")
+    waits = "waits for admission by Kueue"
+    assert told(is_queued=True, admitted_at=None) == (Reason.QUEUED, waits)
+    assert told(is_queued=True, message="no queue") == (Reason.BLOCKED, "no queue")
     assert told(message="it ended", outcome="ended") == (Reason.STARTING, "")
 
 

@@ -4,6 +4,7 @@ Everything that the API decides is real: validation, RBAC, admission, garbage co
 Deployments down to their pods. No pod runs; a test plays the kubelet through `pods/status`.
 """
 
+import json
 import secrets
 import ssl
 import subprocess
@@ -21,7 +22,7 @@ import yaml
 from admin_client import AdminClient
 from cluster_binaries import ClusterFiles, cluster_files
 from cluster_processes import ClusterFolder, ClusterProcess, remove_leftovers
-from control_plane import ControlPlane, users_csv
+from control_plane import AUDIT_POLICY, ControlPlane, users_csv
 from prism_operator.local.servers import port_of, reserved_port
 
 READY_SECONDS = 120.0
@@ -109,6 +110,13 @@ class ApiCluster:
         token: str = self.admin.request("POST", path, request)["status"]["token"]
         return token
 
+    def requests_of(self, namespace: str, service_account: str) -> list[dict[str, Any]]:
+        """Every request that a ServiceAccount has made, as the API server's audit log has it."""
+        user = f"system:serviceaccount:{namespace}:{service_account}"
+        lines = self._plane.audit_log.read_text().splitlines()
+        events = (json.loads(line) for line in lines if user in line)
+        return [event for event in events if event["user"]["username"] == user]
+
     def kubectl(
         self,
         *arguments: str | Path,
@@ -194,6 +202,7 @@ class ApiCluster:
         self._wait("the controllers", lambda: self._default_account("default"))
 
     def _start_apiserver(self) -> None:
+        self._plane.audit_policy.write_text(AUDIT_POLICY)
         users = self._private("users.csv", users_csv(self._admin_token, self._manager_token))
         self._launch("kube-apiserver", self._plane.apiserver(users))
         self._wait("kube-apiserver", self._apiserver_ready)

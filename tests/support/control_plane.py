@@ -5,6 +5,17 @@ from pathlib import Path
 from typing import Any
 
 CONTROLLER_MANAGER = "system:kube-controller-manager"
+AUDIT_POLICY = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: None
+  userGroups: ["system:serviceaccounts:kube-system"]
+- level: Metadata
+  userGroups: ["system:serviceaccounts"]
+- level: None
+"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,16 @@ class ControlPlane:
     def key(self) -> Path:
         """Its key, which signs the tokens of ServiceAccounts as well."""
         return self.certificate.with_suffix(".key")
+
+    @property
+    def audit_policy(self) -> Path:
+        """What is written to the audit log: AUDIT_POLICY."""
+        return self.folder / "audit.yaml"
+
+    @property
+    def audit_log(self) -> Path:
+        """Each request of ServiceAccounts other than the cluster's own, a line of JSON each."""
+        return self.folder / "audit.log"
 
     def etcd(self) -> list[str]:
         """The arguments of etcd."""
@@ -68,6 +89,10 @@ class ControlPlane:
             "--max-requests-inflight=0",
             "--max-mutating-requests-inflight=0",
             "--profiling=false",
+            # As on clusters where only who may finalise an owner may block its deletion.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+            f"--audit-policy-file={self.audit_policy}",
+            f"--audit-log-path={self.audit_log}",
         ]
 
     def controller_manager(self, kubeconfig: Path) -> list[str]:

@@ -166,7 +166,7 @@ class SimulatedOperator:
         needed = {(n.kind, n.name): n for n in listed}
         there = self._there()
         for (kind, name), child in needed.items():
-            if child.build is not None and (kind, name) not in there:
+            if child.is_made and (kind, name) not in there:
                 yield Request("create", kind, name), child
         for (kind, name), is_deleting in there.items():
             if (kind, name) not in needed and not is_deleting:
@@ -181,7 +181,7 @@ class SimulatedOperator:
     def carry_out(self, request: Request, child: Needed | None) -> None:
         """Ask the API server, and take its answer in."""
         cluster, kind, name = self.cluster, request.kind, request.name
-        if child is not None and child.build is not None:
+        if child is not None and child.is_made and child.build is not None:
             if not cluster.has(kind, name):
                 cluster.create(child.build())
             self._take(kind, name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from prism_api.names import GROUP, UID_LABEL
 from prism_operator.cluster.client import Document
 from prism_operator.cluster.observe import Sighting, sighting_of
-from prism_operator.cluster.resources import Resource
+from prism_operator.cluster.resources import PODS, Resource
 
 Key = tuple[Resource, str]
 """Of a child among its run's: kind and name."""
@@ -28,7 +28,8 @@ class Child:
     version: int
     """resourceVersion: a later state of the same object has a larger one."""
     content: int
-    """Changes with what is wanted of it, and with what says whose it is; see content_of."""
+    """Changes with what is wanted of it, and with what says whose it is; see content_of. Of pods,
+    which others make, nothing is wanted."""
     owner_uid: str
     """Of its controller; empty if it has none."""
     is_deleting: bool
@@ -51,7 +52,7 @@ def child_of(resource: Resource, document: Document) -> Child:
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        content=content_of(document),
+        content=0 if resource == PODS else content_of(document),
         owner_uid=_owner_uid(document),
         is_deleting="deletionTimestamp" in meta,
         seen=sighting_of(resource, document),
@@ -90,8 +91,8 @@ class Cache:
         return self._runs.get(run_uid, {})
 
     def put(self, resource: Resource, document: Document) -> str | None:
-        """Take an object in unless a later state of it is known; the UID of its run, if that was
-        news."""
+        """Take an object in unless a later state of it is known; the UID of its run, if what is
+        kept of it has changed: most events of pods and jobs say nothing that decisions need."""
         run_uid = run_uid_of(document)
         child = child_of(resource, document)
         known = self._runs.get(run_uid, {}).get(child.key)
@@ -100,8 +101,10 @@ class Cache:
             return None
         is_same = known is not None and known.uid == child.uid
         since = known.known_since if known is not None and is_same else self.clock()
-        self._runs.setdefault(run_uid, {})[child.key] = replace(child, known_since=since)
-        return run_uid
+        child = replace(child, known_since=since)
+        self._runs.setdefault(run_uid, {})[child.key] = child
+        is_news = known is None or replace(known, version=child.version) != child
+        return run_uid if is_news else None
 
     def remove(self, resource: Resource, document: Document) -> str | None:
         """Take a deleted object out; the UID of its run, if that was news."""

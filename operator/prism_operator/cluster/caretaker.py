@@ -81,7 +81,7 @@ class Caretaker:
             await self._delete(record, surplus)
         children = self._cache.children(record.uid)
         if _misses_token(read, seen):
-            await self._create_token(read)
+            await self._create_token(record, read)
         for key, child in wanted.items():
             there = children.get(key)
             if there is None:
@@ -135,8 +135,8 @@ class Caretaker:
     async def _create(self, record: RunRecord, read: ReadRun, key: Key, child: Needed) -> None:
         assert child.build is not None
         resource, name = key
-        if child.kind == "Deployment":
-            await self._create_token(read)
+        if child.kind == "Deployment" and not record.has_token:
+            await self._create_token(record, read)
         try:
             made = await self._client.create(resource.path(record.namespace), child.build())
         except AlreadyExists:
@@ -160,15 +160,15 @@ class Caretaker:
             return there
         return await self._client.apply(path, _fenced(manifest, there["metadata"]["uid"]))
 
-    async def _create_token(self, read: ReadRun) -> None:
+    async def _create_token(self, record: RunRecord, read: ReadRun) -> None:
         """Created once and never read: the operator may not."""
         manifest = build_token_secret(read.household.context, secrets.token_urlsafe(32))
         try:
-            await self._client.create(SECRETS.path(read.plan.run.namespace), manifest)
-        except AlreadyExists:
-            return
+            with suppress(AlreadyExists):
+                await self._client.create(SECRETS.path(record.namespace), manifest)
         except (Forbidden, Invalid) as error:
             raise Refused(_remedy(SECRETS, manifest["metadata"]["name"], error)) from error
+        record.has_token = True
 
     async def _repair(self, record: RunRecord, child: Needed, there: Child) -> None:
         """Write a child again under our own field manager, if it is not as it should be."""

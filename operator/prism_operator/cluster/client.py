@@ -19,6 +19,8 @@ from prism_operator.cluster.errors import Unavailable, error_of
 Document = dict[str, Any]
 
 _REQUEST_SECONDS = 30.0
+_KEPT_SECONDS = 60.0
+"""A handshake costs as much as three requests; the API server closes what is idle for 90 s."""
 _ACTIONS = {"GET": "get", "POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 
@@ -44,7 +46,9 @@ class Client:
         """`may_write` is asked before each write: an operator that has lost its Lease must not."""
         self._connection, self._observer, self._may_write = connection, observer, may_write
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=connection.ssl, limit=64),
+            connector=aiohttp.TCPConnector(
+                ssl=connection.ssl, limit=64, keepalive_timeout=_KEPT_SECONDS
+            ),
             timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
             trust_env=False,
         )

@@ -11,6 +11,7 @@ from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.census import Census
 from prism_operator.cluster.client import Client, Document
+from prism_operator.cluster.errors import ClusterError
 from prism_operator.cluster.herald import Herald
 from prism_operator.cluster.informer import Informer, Source
 from prism_operator.cluster.logs import run_context
@@ -23,6 +24,7 @@ from prism_operator.cluster.resources import (
     JOBS,
     NETWORK_POLICIES,
     PODS,
+    RUNS,
     SERVICES,
     Resource,
 )
@@ -81,6 +83,7 @@ class Controller:
         herald: Herald,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
+        self._client = client
         self._pace, self._metrics, self._herald, self._beat = pace, metrics, herald, beat
         self._queue = WorkQueue()
         cache = Cache()
@@ -96,7 +99,8 @@ class Controller:
                 client,
                 Source(resource, namespace, metadata_only),
                 cache,
-                self._heard,
+                self._queue.add,
+                metrics.saw_event,
                 self._restarted,
                 pace.resync_seconds,
             )
@@ -106,18 +110,29 @@ class Controller:
 
     def run_changed(self, document: Document) -> None:
         """A PrismRun is there, or is another one now."""
+        self._metrics.saw_event(RUNS.plural)
         uid = self._reconciler.take(document)
         if uid is not None:
             self._metrics.saw_run(uid, self._reconciler.records[uid].status.state)
-            self._heard(uid)
+            self._queue.add(uid)
 
     def run_deleted(self, document: Document) -> None:
         """A PrismRun is gone."""
+        self._metrics.saw_event(RUNS.plural)
         uid = document["metadata"]["uid"]
         self._reconciler.forget(uid)
         self._queue.forget(uid)
         self._metrics.saw_run(uid, None)
-        self._metrics.saw_event()
+
+    async def runs_are_served(self) -> None:
+        """Return once the API server knows PrismRuns."""
+        while True:
+            try:
+                await self._client.get(f"/apis/{RUNS.group}/{RUNS.version}")
+                return
+            except ClusterError as error:
+                _log.error("%s cannot be watched: %s; are its CRDs installed?", RUNS, error)
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def run(self) -> None:
         """Until cancelled. Nothing is decided before everything that is there was listed."""
@@ -168,10 +183,6 @@ class Controller:
                 return _DEFECT_SECONDS
             finally:
                 self._metrics.reconcile_duration.observe(self._metrics.clock() - started)
-
-    def _heard(self, run_uid: str) -> None:
-        self._metrics.saw_event()
-        self._queue.add(run_uid)
 
     def _stored(self, record: RunRecord, before: PrismRunStatus) -> None:
         self._metrics.saw_status(before, record.status)

@@ -45,11 +45,12 @@ class Informer:
         source: Source,
         cache: Cache,
         on_news: Callable[[str], None],
+        on_event: Callable[[str], None],
         on_restart: Callable[[Resource, str], None],
         resync_seconds: float,
     ) -> None:
         self._client, self._source, self._cache = client, source, cache
-        self._on_news, self._on_restart = on_news, on_restart
+        self._on_news, self._on_event, self._on_restart = on_news, on_event, on_restart
         self._resync_seconds = resync_seconds
         self._version = ""
         self.is_missing = False
@@ -130,6 +131,7 @@ class Informer:
         self._version = document["metadata"]["resourceVersion"]
         if event["type"] == "BOOKMARK":
             return
+        self._on_event(self._source.resource.plural)
         change = self._cache.remove if event["type"] == "DELETED" else self._cache.put
         run_uid = change(self._source.resource, document)
         if run_uid:

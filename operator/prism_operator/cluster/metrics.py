@@ -68,6 +68,8 @@ class Metrics:
     """By verb, resource, code."""
     api_request_duration: Family[Histogram]
     """By verb."""
+    watch_events: Family[Counter]
+    """By resource."""
     watch_restarts: Family[Counter]
     """By resource, reason."""
     queue_length: Gauge
@@ -77,9 +79,10 @@ class Metrics:
     _states: dict[str, State] = field(default_factory=dict)
     _last_event_at: list[float] = field(default_factory=list)
 
-    def saw_event(self) -> None:
+    def saw_event(self, resource: str) -> None:
         """An event of a watch arrived."""
         self._last_event_at[0] = self.clock()
+        self.watch_events[resource].inc()
 
     def answered(self, verb: str, resource: str, code: str, seconds: float) -> None:
         """The API server answered with an HTTP status; `code` is `error` if it did not answer."""
@@ -153,6 +156,7 @@ def setup_metrics(
         api_request_duration=Family(
             durations("api_request_duration_seconds", _REQUEST_BUCKETS, "verb")
         ),
+        watch_events=_counters(registry, "watch_events", "resource"),
         watch_restarts=_counters(registry, "watch_restarts", "resource", "reason"),
         queue_length=_gauge(registry, "queue_length"),
         leader=_gauge(registry, "leader"),
@@ -178,6 +182,7 @@ _MEANINGS = {
     "runs": "PrismRuns by state.",
     "stage_duration_seconds": "Time from the first attempt of a stage to its result; only stages"
     " that are done.",
+    "watch_events": "Events of watches, bookmarks left out.",
     "watch_restarts": "Watches that ended and were begun anew.",
 }
 

@@ -25,8 +25,8 @@ class Resource:
 
 
 def plural_of(path: str) -> str:
-    """The kind that a request is about, as metrics name it."""
-    parts = path.split("/")[3 if path.startswith("/api/") else 4 :]
+    """The kind that a request is about, as metrics name it; of a group's list of kinds none."""
+    parts = path.split("/")[3 if path.startswith("/api/") else 4 :] or ["discovery"]
     return parts[2] if parts[0] == "namespaces" and len(parts) > 2 else parts[0]
 
 

@@ -70,6 +70,8 @@ class RunRecord:
     """What the API server left out of the status that was written last, as a patch."""
     failures: int = 0
     """Times in a row that the API server could not be asked."""
+    has_token: bool = False
+    """Whether its Secret was created, or found to be there."""
     checked: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Content with which a child was last found as it should be, and for which attempt, by its
     UID."""
@@ -121,6 +123,7 @@ class RunReader:
         if before is not None:
             record.trouble, record.failures = before.trouble, before.failures
             record.checked, record.gone = before.checked, before.gone
+            record.has_token = before.has_token
             record.confirmed_at = before.confirmed_at
         return record
 

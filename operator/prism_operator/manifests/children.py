@@ -113,14 +113,15 @@ class Household:
         parent = parent_of(self.plan, step, status.stages)
         template = step.workers.template
         yield Needed("ConfigMap", name, lambda: build_config_map(context, step, number, parent))
-        yield Needed(
-            "PyTorchJob",
-            name,
-            lambda: build_pytorch_job(context, step, number, name, template),
-            is_made=attempt.job_uid is None
-            and _is_clear(step, number, seen)
-            and _are_ready(serve, seen),
-        )
+        is_ready = _is_clear(step, number, seen) and _are_ready(serve, seen)
+        is_made = attempt.job_uid is None and is_ready
+        if is_made or seen.job_of(step.kind, number) is not None:
+            yield Needed(
+                "PyTorchJob",
+                name,
+                lambda: build_pytorch_job(context, step, number, name, template),
+                is_made=is_made,
+            )
 
     def _kept(
         self, kind: StageKind, stage: StageStatus, seen: ChildrenSeen, now: datetime
