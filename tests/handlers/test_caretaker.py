@@ -107,7 +107,10 @@ def test_what_was_seen_to_be_gone_is_made_again_by_what_was_stored_later_only(wo
 def test_nothing_to_do_asks_for_nothing(world: World) -> None:
     world.shows(JOBS, "run-sft-a1")
     assert (
-        world.caretaker.doubtful_at(world.record, [Needed("PyTorchJob", "run-sft-a1", None)])
+        world.caretaker.doubtful_at(
+            world.record,
+            [Needed("PyTorchJob", "run-sft-a1", None, is_made=False, is_repaired=False)],
+        )
         is None
     )
 
