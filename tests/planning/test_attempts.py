@@ -140,12 +140,12 @@ ENDS = (
     ),
     case(
         "also before it was known that they ran", DONE[1],
-        attempt=WAITING, job=a_job(is_finished=True, failed_pods=1),
+        attempt=WAITING, job=a_job(is_finished=True, ended_pods=1),
         ends=("preempted", None, "pods of it were deleted"),
     ),
     case(
         "pods that were deleted when it was stopped are interrupted",
-        attempt=STOPPED, job=a_job(is_finished=True, failed_pods=1),
+        attempt=STOPPED, job=a_job(is_finished=True, ended_pods=1),
         ends=("interrupted", None, "suspended"),
     ),
     # It was asked to stop.

@@ -198,7 +198,7 @@ def _ended(
     """By itself, because it was asked to, or because its pods were taken away unseen: one that
     failed stays until somebody deletes it."""
     cause = min((p for p in pods if _failed(p)), key=_telling, default=None)
-    were_there = attempt.gang is not None or job.failed_pods > 0
+    were_there = attempt.gang is not None or job.ended_pods > 0
     if cause is None and were_there and len(pods) < step.workers.replicas:
         gone = "pods of it were deleted"
         return (
