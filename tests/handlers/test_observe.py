@@ -218,8 +218,8 @@ def test_what_a_job_shows() -> None:
         assert not job_seen(fresh).is_finished
         assert not job_seen(fresh).is_queued
     counted = a_job([]) | {"status": {"replicaStatuses": {"Worker": {"failed": 2}}}}
-    assert job_seen(counted).failed_pods == 2
-    assert job_seen(a_job([])).failed_pods == 0
+    assert job_seen(counted).ended_pods == 2
+    assert job_seen(a_job([])).ended_pods == 0
     assert job_seen(a_job(suspend=True)).is_queued
     assert not job_seen(a_job(suspend=False)).is_queued
     seen = job_seen(a_job([created, was_running, failed]))

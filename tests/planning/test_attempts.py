@@ -140,12 +140,12 @@ ENDS = (
     ),
     case(
         "also before it was known that they ran", DONE[1],
-        attempt=WAITING, job=a_job(is_finished=True, failed_pods=1),
+        attempt=WAITING, job=a_job(is_finished=True, ended_pods=1),
         ends=("preempted", None, "pods of it were deleted"),
     ),
     case(
         "pods that were deleted when it was stopped are interrupted",
-        attempt=STOPPED, job=a_job(is_finished=True, failed_pods=1),
+        attempt=STOPPED, job=a_job(is_finished=True, ended_pods=1),
         ends=("interrupted", None, "suspended"),
     ),
     # It was asked to stop.
@@ -357,3 +357,12 @@ def test_an_attempt_drains_while_a_pod_of_it_holds_a_machine() -> None:
     assert is_draining(seen(a_pod(0), failed(1, 1)), "sft", 1)
     assert not is_draining(seen(failed(75, 0), DONE[1]), "sft", 1)
     assert not is_draining(seen(a_pod(0)), "sft", 2)
+
+
+def test_a_pod_that_failed_and_was_made_again_before_all_ran_ends_nothing_later() -> None:
+    dying = replace(failed(75, 0), is_deleting=True)
+    attempt = observe_attempt(STEP, WAITING, seen(dying, a_pod(1, "Pending"), job=a_job()), NOW)
+    assert (attempt.outcome, attempt.ended_at) == (None, NOW)
+    again = seen(a_pod(0, "Pending"), a_pod(1), job=a_job())
+    attempt = observe_attempt(STEP, attempt, again, later(60))
+    assert (attempt.outcome, attempt.ended_at) == (None, None)

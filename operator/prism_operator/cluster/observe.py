@@ -45,7 +45,7 @@ def job_seen(document: Document) -> JobSeen:
         is_finished="Succeeded" in conditions or failed is not None,
         is_deleting="deletionTimestamp" in meta,
         message=str(failed.get("message", "")) if failed else "",
-        failed_pods=counts.get("Worker", {}).get("failed", 0),
+        ended_pods=sum(counts.get("Worker", {}).get(end, 0) for end in ("succeeded", "failed")),
     )
 
 

@@ -90,8 +90,11 @@ def _progressed(
     if attempt.stepped_at is None and _has_stepped(step, attempt, seen):
         facts["stepped_at"] = now
     reported = report_of(step, attempt.number, seen) is not None
-    if attempt.ended_at is None and (reported or any(_failed(p) for p in pods)):
+    has_ended = reported or any(_failed(p) for p in pods)
+    if attempt.ended_at is None and has_ended:
         facts["ended_at"] = now
+    elif attempt.job_uid is None and not has_ended:
+        facts["ended_at"] = None  # what had ended before it all ran was made again
     facts["message"] = _hindrance(attempt, pods, seen, step.kind)
     return attempt.model_copy(update=facts)
 
@@ -198,7 +201,7 @@ def _ended(
     """By itself, because it was asked to, or because its pods were taken away unseen: one that
     failed stays until somebody deletes it."""
     cause = min((p for p in pods if _failed(p)), key=_telling, default=None)
-    were_there = attempt.gang is not None or job.failed_pods > 0
+    were_there = attempt.gang is not None or job.ended_pods > 0
     if cause is None and were_there and len(pods) < step.workers.replicas:
         gone = "pods of it were deleted"
         return (

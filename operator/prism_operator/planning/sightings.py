@@ -56,7 +56,7 @@ class JobSeen:
     is_deleting: bool = False
     message: str = ""
     """Of its newest condition, if that is a failure."""
-    failed_pods: int = 0
+    ended_pods: int = 0
     """That it has counted, whether they are still there or not."""
 
 

@@ -33,6 +33,8 @@ class Actor:
     rank: int | None
     """Of a trainer."""
     ip: str = ""
+    config: Json | None = None
+    """The ConfigMap that it was started with: what is mounted stays."""
     playing: Playing | None = None
     """While it runs."""
     end: Json | None = None
@@ -116,6 +118,7 @@ class Kubelet:
         if phase != "Running":
             await self._start(actor)
         self._speak_up(actor)
+        actor.config = self._config_of(actor)
         status = pod_status.running(actor.pod, _now(), actor.ip, actor.part.ready)
         await self._tell(actor, "running", status)
         if isinstance(actor.part.ending, CrashLoop):
@@ -185,16 +188,20 @@ class Kubelet:
 
     def _said(self, actor: Actor) -> Exit:
         """How a container ends that ends by itself."""
-        ending, meta = actor.part.ending, actor.pod["metadata"]
+        ending = actor.part.ending
         assert isinstance(ending, Exit)
         if ending.code != ExitCode.DONE or actor.rank != 0 or ending.message is not None:
             return ending
-        config = self._configs.get((meta["namespace"], meta["name"].rpartition("-worker-")[0]))
+        config = actor.config or self._config_of(actor)
         if config is None:
             return Exit(ExitCode.BAD_CONFIG, f"{STAGE_FILE} is missing")
         began_s = actor.playing.began_s if actor.playing else time.monotonic()
         seconds = round(time.monotonic() - began_s, 3)
         return last_words(config["data"][STAGE_FILE], actor.part, seconds)
+
+    def _config_of(self, actor: Actor) -> Json | None:
+        meta = actor.pod["metadata"]
+        return self._configs.get((meta["namespace"], meta["name"].rpartition("-worker-")[0]))
 
     async def _stop(self, actor: Actor) -> None:
         """SIGTERM, grace, SIGKILL; then the pod object goes."""

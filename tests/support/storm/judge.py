@@ -55,11 +55,12 @@ def _attempts_made(record: Record, uid: str, kind: str) -> set[int]:
     return {int(job.attempt) for job in jobs}
 
 
-def made_twice(record: Record, runs: dict[str, Touched]) -> list[str]:
-    """Children that came twice although nobody had deleted them."""
+def made_twice(record: Record, runs: dict[str, Touched], strangers: set[str]) -> list[str]:
+    """Children that came twice although nobody had deleted them; strangers are none, whatever
+    their labels say."""
     uids: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for seen in list(record.seen.values()):
-        if seen.kind in _ONCE and seen.run_uid in runs:
+        if seen.kind in _ONCE and seen.run_uid in runs and seen.uid not in strangers:
             uids[seen.run_uid, seen.kind, seen.name].add(seen.uid)
     return [
         f"{runs[uid].name}: {kind} {name} was created {len(found)} times"

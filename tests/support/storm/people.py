@@ -193,7 +193,8 @@ class Strangers:
     def __init__(self, admin: AdminClient, namespace: str) -> None:
         self._admin, self._namespace = admin, namespace
         self._there: dict[tuple[str, str], Document] = {}
-        self.total = 0
+        self.uids: set[str] = set()
+        """Of all that ever were there."""
 
     def settle_beside(self, run: Touched) -> None:
         """With its labels, and with an owner that is not the run, or with none."""
@@ -259,7 +260,7 @@ class Strangers:
                 raise
             return  # the run was faster
         self._there[plural, name] = made
-        self.total += 1
+        self.uids.add(made["metadata"]["uid"])
 
 
 def _owner_kind(thing: Document) -> str:

@@ -194,7 +194,7 @@ class Storm:
         runs = self._people.runs | self._people.former
         by_uid = {run.uid: run for run in runs.values()}
         wrong = self.tally.wrong
-        wrong += made_twice(self._player.record, by_uid)
+        wrong += made_twice(self._player.record, by_uid, self._strangers.uids)
         wrong += ran_together(self._player.record, by_uid)
         wrong += [f"the player had trouble: {t}" for t in self._player.record.troubles]
         self._player.record.troubles.clear()
@@ -315,7 +315,7 @@ class Storm:
             lease = self._cluster.admin.get(*where)
             self.tally.done["changes of the leader"] += lease["spec"].get("leaseTransitions", 0)
         self.tally.done.update(self._people.done)
-        self.tally.done["strangers beside them"] += self._strangers.total
+        self.tally.done["strangers beside them"] += len(self._strangers.uids)
 
     @property
     def _mode(self) -> str:
