@@ -20,7 +20,7 @@ Document = dict[str, Any]
 
 _REQUEST_SECONDS = 30.0
 _KEPT_SECONDS = 60.0
-"""A handshake costs as much as three requests; the API server closes what is idle for 90 s."""
+"""A new connection costs a TLS handshake; the API server closes what is idle for 90 s."""
 _ACTIONS = {"GET": "get", "POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 
