@@ -354,9 +354,17 @@ def test_of_several_blocked_servers_the_first_by_name_is_told() -> None:
 
 
 def test_an_attempt_drains_while_a_pod_of_it_holds_a_machine() -> None:
-    assert is_draining(seen(a_pod(0), failed(1, 1)), "sft", 1)
-    assert not is_draining(seen(failed(75, 0), DONE[1]), "sft", 1)
-    assert not is_draining(seen(a_pod(0)), "sft", 2)
+    assert is_draining(seen(a_pod(0), failed(1, 1)), STEP, 1)
+    assert not is_draining(seen(failed(75, 0), DONE[1]), STEP, 1)
+    assert not is_draining(seen(a_pod(0)), STEP, 2)
+
+
+def test_an_attempt_drains_while_its_job_may_get_missing_pods_again() -> None:
+    goes_on = seen(failed(75, 0), job=a_job())
+    assert is_draining(goes_on, STEP, 1)
+    for change in ({"is_finished": True}, {"is_deleting": True}):
+        jobs = tuple(replace(job, **change) for job in goes_on.jobs)
+        assert not is_draining(replace(goes_on, jobs=jobs), STEP, 1)
 
 
 def test_a_pod_that_failed_and_was_made_again_before_all_ran_ends_nothing_later() -> None:

@@ -269,14 +269,23 @@ class World(RuleBasedStateMachine):
         if faults:
             assert harm & {"failed", "deadline"}
         elif preemptions:
-            # Or its pods were gone before anybody could look at them.
-            assert "taken" in harm or last.message == "pods of it were deleted"
+            # Or its pods were gone before the operator could look at them.
+            is_unseen = last.message == "pods of it were deleted"
+            assert "taken" in harm or is_unseen or self.is_out_of_sight(kind, last.number)
         else:
             assert harm & {"saved", "user", "mended", "deadline"}
         if last.outcome == "ended" and last.exit_code in ASKS_FOR_CHANGES:
             assert new.attempt is not None
             assert last.made_of != new.attempt.made_of, "the same would fail in the same way"
             assert not faults
+
+    def is_out_of_sight(self, kind: StageKind, number: int) -> bool:
+        seen = self.operator.seen
+        job = seen.job_of(kind, number)
+        if job is None:
+            return False
+        pods = [p for p in seen.gang(kind, number) if p.job_uid == job.uid]
+        return len(pods) < self.cluster.replicas[job.uid]
 
     def check_request(self, request: Request, stored: PrismRunStatus) -> None:
         if request.verb == "create":
