@@ -208,7 +208,8 @@ class KeepChildren(Contract):
     succeeded: bool = False
     """Those of the attempt that finished its stage."""
     failed: bool = True
-    """Those of attempts that failed, were stopped or lost their machines."""
+    """Those of the last attempts that failed by themselves; what was stopped, or lost its machines,
+    goes at once."""
 
 
 class FailurePolicy(Contract):
