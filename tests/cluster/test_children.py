@@ -1,5 +1,6 @@
 """Children on a real API server: accepted, under the `restricted` profile, without false drift."""
 
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from child_builders import large_children, pod_template_of, small_children
 from prism_operator.manifests.context import Manifest
 from prism_operator.manifests.drift import differs, enforced
 from prism_operator.manifests.rbac import build_cluster_wide, build_namespaced
+from run_builders import a_document
 
 pytestmark = pytest.mark.cluster
 
@@ -80,8 +82,14 @@ def patch(cluster: ApiCluster, manifest: Manifest, change: Manifest) -> None:
     cluster.admin.request("PATCH", where, change, content_type="application/merge-patch+json")
 
 
-def in_namespace(manifests: list[Manifest], namespace: str) -> list[Manifest]:
-    return [one | {"metadata": one["metadata"] | {"namespace": namespace}} for one in manifests]
+def owned(cluster: ApiCluster, namespace: str, manifests: list[Manifest]) -> list[Manifest]:
+    """The same in a namespace, of a run that is there: what has no owner is collected."""
+    run = a_document({"metadata.namespace": namespace, "metadata.name": f"owner-{token_hex(4)}"})
+    uid = cluster.admin.create(run)["metadata"]["uid"]
+    (owner,) = manifests[0]["metadata"]["ownerReferences"]
+    owner = owner | {"uid": uid, "name": run["metadata"]["name"]}
+    place = {"namespace": namespace, "ownerReferences": [owner]}
+    return [one | {"metadata": one["metadata"] | place} for one in manifests]
 
 
 @pytest.mark.parametrize("template", [{}, AWKWARD], ids=["plain", "awkward"])
@@ -89,8 +97,8 @@ def test_every_child_is_accepted_and_has_not_drifted(
     cluster: ApiCluster, namespace: str, template: Manifest
 ) -> None:
     """Unknown fields would be errors."""
-    children = large_children(template=template, namespace=namespace)
-    for child in [*in_namespace(small_children(), namespace), *children]:
+    children = small_children() + large_children(template=template, namespace=namespace)
+    for child in owned(cluster, namespace, children):
         assert not differs(child, create(cluster, child))
         assert not differs(child, read(cluster, child))
 
@@ -98,7 +106,7 @@ def test_every_child_is_accepted_and_has_not_drifted(
 def test_what_is_taken_away_or_changed_by_hand_is_drift_until_it_is_applied_again(
     cluster: ApiCluster, namespace: str
 ) -> None:
-    children = large_children(namespace=namespace)
+    children = owned(cluster, namespace, large_children(namespace=namespace))
     by_hand: dict[str, Manifest] = {
         "Deployment": {"spec": {"replicas": 0}},
         "Service": {"spec": {"selector": {"prism.dev/role": "trainer"}}},
@@ -128,6 +136,7 @@ def test_an_apply_takes_away_nothing_that_the_creation_wrote(
         )
         for template in (selector, {})
     )
+    before, after = owned(cluster, namespace, [before, after])
     create(cluster, before)
     assert pod_template_of(apply(cluster, after))["spec"]["nodeSelector"] == {"gpu": "h200"}
 
@@ -135,7 +144,7 @@ def test_an_apply_takes_away_nothing_that_the_creation_wrote(
 def test_a_queued_job_stays_admitted_when_it_is_applied_again(
     cluster: ApiCluster, namespace: str
 ) -> None:
-    job = large_children(namespace=namespace)[-1]
+    job = owned(cluster, namespace, large_children(namespace=namespace))[-1]
     assert create(cluster, job)["spec"]["runPolicy"]["suspend"] is True
     patch(cluster, job, {"spec": {"runPolicy": {"suspend": False}}})
     assert not differs(job, read(cluster, job))
