@@ -111,6 +111,10 @@ test-cluster: cluster-binaries ## The operator on a real etcd, API server and co
 crash-sweep: cluster-binaries ## Stop the operator dead at every write of a run, and by SIGKILL; it must end the same
 	PYTHONPATH=tests/support $(BIN)/python tests/cluster/crash_sweep.py
 
+.PHONY: fault-storm-smoke
+fault-storm-smoke: cluster-binaries ## A minute of the storm in each half
+	$(BIN)/pytest -m storm tests/cluster
+
 .PHONY: fault-storm
 fault-storm: cluster-binaries ## Runs under two operators in a storm of 10,000 faults: none is lost, nothing is made twice
 	PYTHONPATH=tests/support $(BIN)/python tests/cluster/fault_storm.py

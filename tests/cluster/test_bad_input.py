@@ -129,6 +129,7 @@ def test_a_namespace_without_quota_for_pods_is_told_and_the_run_goes_on_when_the
 ) -> None:
     with house() as at:
         cluster.admin.create(a_quota(namespace, {"pods": "0"}))
+        wait_for("the quota is counted", lambda: is_counted(cluster, namespace))
         run = at.run()
         run.blocked("exceeded quota", "raise the namespace's ResourceQuota")
         assert "ResourceQuota" in run.event("CannotStart")["note"]
@@ -141,6 +142,7 @@ def test_servers_without_quota_are_told_too(
 ) -> None:
     with house() as at:
         cluster.admin.create(a_quota(namespace, {"pods": "0"}))
+        wait_for("the quota is counted", lambda: is_counted(cluster, namespace))
         run = at.run("run", "align", rollout={"backend": "vllm"})
         run.blocked("run-align-rollout", "exceeded quota", "raise the namespace's ResourceQuota")
         cluster.admin.delete("v1", "resourcequotas", "quota", namespace)

@@ -8,7 +8,7 @@ from api_cluster import ApiCluster
 from fault_proxy import ALL
 from storm import Storm, Weather, table
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.storm
 
 CRD = Path(__file__).parents[2] / "crds/prismruns.prism.dev.yaml"
 
