@@ -98,18 +98,18 @@ class Caretaker:
     async def is_still_there(
         self, record: RunRecord, read: ReadRun, kind: StageKind, attempt: AttemptStatus
     ) -> bool:
-        """Whether the PyTorchJob of an attempt is out of sight only because somebody took its
-        labels or its owner away; it gets them back."""
+        """Whether the PyTorchJob of an attempt is out of sight only because a watch is behind, or
+        because somebody took its labels or its owner away; it gets them back."""
         run = read.plan.run
         path = JOBS.path(record.namespace, attempt_name(run, kind, attempt.number))
         try:
             there = await self._client.get(path)
-            if there["metadata"]["uid"] != attempt.job_uid:
+            child = child_of(JOBS, there)
+            if child.uid != attempt.job_uid or _is_foreign(record, child):
                 return False
-            if _is_foreign(record, child_of(JOBS, there)):
-                return False
-            there = await self._client.merge_patch(path, _claim(run, kind, attempt, there))
-        except (NotFound, Conflict):
+            if (run_uid_of(there), child.owner_uid) != (record.uid, record.uid):
+                there = await self._client.merge_patch(path, _claim(run, kind, attempt, there))
+        except NotFound:
             return False
         self._cache.put(JOBS, there)
         return True

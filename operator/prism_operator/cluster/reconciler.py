@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from prism_api.names import KIND, UID_LABEL
+from prism_api.names import ATTEMPT_LABEL, KIND, STAGE_LABEL, UID_LABEL
 from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.caretaker import Caretaker, Refused
@@ -231,10 +231,15 @@ class Reconciler:
         """Ask for what the caches do not show of an attempt, before it ends because of that;
         whether they were behind."""
         is_news = False
-        for resource in (JOBS, PODS):
-            path, selector = resource.path(record.namespace), f"{UID_LABEL}={record.uid}"
-            for document in (await self._client.list(path, selector))["items"] or ():
-                is_news |= self._cache.put(resource, document) is not None
+        for kind in current_kinds(record):
+            attempt = record.status.stages[kind].attempt
+            assert attempt is not None
+            marks = {UID_LABEL: record.uid, STAGE_LABEL: kind, ATTEMPT_LABEL: attempt.number}
+            selector = ",".join(f"{label}={value}" for label, value in marks.items())
+            for resource in (JOBS, PODS):
+                listed = await self._client.list(resource.path(record.namespace), selector)
+                for document in listed["items"] or ():
+                    is_news |= self._cache.put(resource, document) is not None
         return is_news
 
     async def _care(
