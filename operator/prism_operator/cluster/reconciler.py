@@ -38,6 +38,10 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _GRACE_SECONDS = 15.0
 """Pause before a run is looked at again whose ended attempts have a moment left."""
 
+_AFTERWARDS_SECONDS = 1.0
+"""Pause before a run is looked at again for which something was created or deleted: the answer says
+all that there is to know of it, so no event of it may be news."""
+
 OnStored = Callable[[RunRecord, PrismRunStatus], None]
 """Told of a run, as it is now, and of its status before."""
 
@@ -262,6 +266,8 @@ class Reconciler:
             await self._hindrances.look(record, seen, now),
             read.household.expires_in(record.status, moment(now)),
         ]
+        if doubtful_at is not None:
+            pauses.append(_AFTERWARDS_SECONDS)
         if any(_is_fading(record, job) for job in seen.jobs):
             pauses.append(_GRACE_SECONDS)
         return min((p for p in pauses if p is not None), default=None)
