@@ -107,7 +107,9 @@ class Caretaker:
             child = child_of(JOBS, there)
             if child.uid != attempt.job_uid or _is_foreign(record, child):
                 return False
-            if (run_uid_of(there), child.owner_uid) != (record.uid, record.uid):
+            labels = there["metadata"].get("labels", {})
+            is_marked = labels | attempt_labels(run, kind, attempt.number) == labels
+            if child.owner_uid != record.uid or not is_marked:
                 there = await self._client.merge_patch(path, _claim(run, kind, attempt, there))
         except NotFound:
             return False
