@@ -75,7 +75,7 @@ def next_status(
     observed = _as_observed(plan, stages, seen, wanted, now_seconds)
     decision = decide(plan, policy, observed, now_seconds, help_seconds=HELP_SECONDS)
     stages = {
-        step.kind: _after(step, stages[step.kind], decision, policy, wanted, now)
+        step.kind: _after(step, stored, stages[step.kind], decision, policy, wanted, now)
         for step in plan.train_steps
     }
     return Next(summarize(stored, stages, decision, seen, generation, now), decision)
@@ -223,6 +223,7 @@ def _attempt_observed(
 
 def _after(
     step: TrainStep,
+    stored: PrismRunStatus,
     stage: StageStatus,
     decision: Decision,
     policy: FailurePolicy,
@@ -237,6 +238,8 @@ def _after(
         if action.kind != step.kind:
             continue
         if isinstance(action, StartAttempt):
+            if _has_just_ended(stored.stages.get(step.kind), stage):
+                continue  # first it is stored how that went; then the next one starts
             stage = _started(step, stage, action.attempt, policy, wanted, now)
         elif stage.attempt is not None and _is_to_stop(stage, action.attempt, now):
             facts = {"stopping": action.reason, "stopped_by": action.by}
@@ -247,6 +250,12 @@ def _after(
     if stage.ended_at is None and stage.attempt is not None:
         stage = stage.model_copy(update={"ended_at": now})
     return stage
+
+
+def _has_just_ended(stored: StageStatus | None, stage: StageStatus) -> bool:
+    before = stored.attempt if stored else None
+    is_open = before is not None and before.outcome is None
+    return is_open and stage.attempt is not None and stage.attempt.outcome is not None
 
 
 def _is_to_stop(stage: StageStatus, number: int, now: datetime) -> bool:
