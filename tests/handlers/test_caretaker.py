@@ -71,13 +71,13 @@ def world() -> World:
 
 
 def test_what_came_after_the_run_was_asked_for_is_not_deleted_yet(world: World) -> None:
-    world.record.confirmed_at = 99.0
+    world.record.memory.confirmed_at = 99.0
     world.shows(JOBS, "run-sft-a2")
     doubtful_at = world.caretaker.doubtful_at(world.record, ())
     assert doubtful_at is not None
-    assert doubtful_at >= world.record.confirmed_at
+    assert doubtful_at >= world.record.memory.confirmed_at
     assert world.cares() == []
-    world.record.confirmed_at = 101.0
+    world.record.memory.confirmed_at = 101.0
     assert world.cares() == [("DELETE", "run-sft-a2")]
 
 
@@ -96,7 +96,7 @@ def test_what_is_missing_is_made_by_what_was_stored_a_moment_ago_only(world: Wor
 
 
 def test_what_was_seen_to_be_gone_is_made_again_by_what_was_stored_later_only(world: World) -> None:
-    world.record.confirmed_at = 99.5
+    world.record.memory.confirmed_at = 99.5
     world.shows(JOBS, "run-sft-a1")
     world.goes(JOBS, "run-sft-a1")
     job = Needed("PyTorchJob", "run-sft-a1", dict)

@@ -76,7 +76,7 @@ class Caretaker:
         wanted = {(BY_KIND[n.kind], n.name): n for n in needed}
         # First, for what is refused below must not keep machines from being given back.
         unwanted = self._unwanted(record, wanted)
-        certain = [u for u in unwanted if u.known_since < record.confirmed_at]
+        certain = [u for u in unwanted if u.known_since < record.memory.confirmed_at]
         for surplus in certain:
             await self._delete(record, surplus)
         children = self._cache.children(record.uid)
@@ -86,7 +86,7 @@ class Caretaker:
             there = children.get(key)
             if there is None:
                 if child.is_made:
-                    if record.confirmed_at <= self._absent_since(record):
+                    if record.memory.confirmed_at <= self._absent_since(record):
                         return False
                     await self._create(record, read, key, child)
             elif child.is_made and _is_foreign(record, there):
@@ -121,7 +121,7 @@ class Caretaker:
             return child.is_made
         if _is_foreign(record, there):
             return child.is_made
-        is_known = record.checked.get(there.uid) == (there.content, child.attempt)
+        is_known = record.memory.checked.get(there.uid) == (there.content, child.attempt)
         return child.is_repaired and not is_known and not there.is_deleting
 
     def _unwanted(self, record: RunRecord, wanted: Mapping[Key, Needed]) -> list[Child]:
@@ -137,7 +137,7 @@ class Caretaker:
     async def _create(self, record: RunRecord, read: ReadRun, key: Key, child: Needed) -> None:
         assert child.build is not None
         resource, name = key
-        if child.kind == "Deployment" and not record.has_token:
+        if child.kind == "Deployment" and not record.memory.has_token:
             await self._create_token(record, read)
         try:
             made = await self._client.create(resource.path(record.namespace), child.build())
@@ -146,7 +146,7 @@ class Caretaker:
         except (Forbidden, Invalid, NotFound) as error:
             raise Refused(_remedy(resource, name, error)) from error
         self._cache.put(resource, made)
-        record.checked[made["metadata"]["uid"]] = content_of(made), child.attempt
+        record.memory.checked[made["metadata"]["uid"]] = content_of(made), child.attempt
 
     async def _adopt(
         self, record: RunRecord, resource: Resource, name: str, manifest: Document
@@ -170,7 +170,7 @@ class Caretaker:
                 await self._client.create(SECRETS.path(record.namespace), manifest)
         except (Forbidden, Invalid) as error:
             raise Refused(_remedy(SECRETS, manifest["metadata"]["name"], error)) from error
-        record.has_token = True
+        record.memory.has_token = True
 
     async def _repair(self, record: RunRecord, child: Needed, there: Child) -> None:
         """Write a child again under our own field manager, if it is not as it should be."""
@@ -195,7 +195,7 @@ class Caretaker:
             except (Forbidden, Invalid) as error:
                 raise Refused(_remedy(there.resource, there.name, error)) from error
         self._cache.put(there.resource, actual)
-        record.checked[there.uid] = content_of(actual), child.attempt
+        record.memory.checked[there.uid] = content_of(actual), child.attempt
 
     async def _delete(self, record: RunRecord, child: Child) -> None:
         with suppress(NotFound, Conflict):  # it is gone, or is another object by now

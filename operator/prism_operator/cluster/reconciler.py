@@ -20,6 +20,7 @@ from prism_operator.cluster.hindrances import Hindrances
 from prism_operator.cluster.poller import Poller
 from prism_operator.cluster.resources import JOBS, PODS, RUNS
 from prism_operator.cluster.runs import (
+    Memory,
     ReadRun,
     RunReader,
     RunRecord,
@@ -93,24 +94,23 @@ class Reconciler:
             return None
         try:
             pause = await self._step(record)
-            self.records.get(uid, record).failures = 0
+            record.memory.failures = 0
             return pause
         except Throttled as error:
             return error.retry_after_seconds
         except (Refused, ClusterError) as error:
-            # The step may have replaced the record by a newer one.
-            return self._failed(self.records.get(uid, record), error)
+            return self._failed(record.memory, error)
 
-    def _failed(self, record: RunRecord, error: Refused | ClusterError) -> float:
+    def _failed(self, memory: Memory, error: Refused | ClusterError) -> float:
         """Remember why; seconds until it is tried again."""
         if isinstance(error, Refused):
-            is_told = bool(record.trouble)
-            record.trouble = str(error)
+            is_told = bool(memory.trouble)
+            memory.trouble = str(error)
             return self._patience_seconds if is_told else 0.0
-        record.failures += 1
-        record.confirmed_at = -math.inf
+        memory.failures += 1
+        memory.confirmed_at = -math.inf
         _log.info("%s", error)
-        return min(_LONGEST_PAUSE_SECONDS, 0.05 * 2.0 ** min(record.failures, 20))
+        return min(_LONGEST_PAUSE_SECONDS, 0.05 * 2.0 ** min(memory.failures, 20))
 
     async def _step(self, record: RunRecord) -> float | None:
         now = self._clock()
@@ -151,7 +151,7 @@ class Reconciler:
             pods=tuple(c.seen for c in children if isinstance(c.seen, PodSeen) and c.owner_uid),
             servers=tuple(s for s in own if isinstance(s, ServersSeen)),
             progress=self._poller.newest(record.uid),
-            trouble=record.trouble,
+            trouble=record.memory.trouble,
         )
         if not seen.trouble:
             seen = replace(seen, trouble=self._hindrances.known(record.uid))
@@ -165,10 +165,10 @@ class Reconciler:
             uid = attempt.job_uid if attempt else None
             if attempt is None or uid is None or seen.job_of(kind, attempt.number):
                 continue
-            if uid not in record.gone and kind in read.household.wanted.made_of:
+            if uid not in record.memory.gone and kind in read.run.stages:
                 if await self._caretaker.is_still_there(record, read, kind, attempt):
                     return True
-                record.gone.add(uid)
+                record.memory.gone.add(uid)
         return False
 
     def _watch_progress(self, record: RunRecord, seen: ChildrenSeen) -> None:
@@ -229,7 +229,7 @@ class Reconciler:
         uid = document["metadata"]["uid"]
         if uid in self.records:  # or it was deleted before the answer came
             self.take(document)
-            self.records[uid].confirmed_at = sent_at
+            self.records[uid].memory.confirmed_at = sent_at
 
     async def _look_again(self, record: RunRecord) -> bool:
         """Ask for what the caches do not show of an attempt, before it ends because of that;
@@ -252,7 +252,7 @@ class Reconciler:
         needed = list(read.household.needed(record.status, seen, moment(now)))
         doubtful_at = self._caretaker.doubtful_at(record, needed)
         if doubtful_at is not None:
-            if record.confirmed_at <= doubtful_at:
+            if record.memory.confirmed_at <= doubtful_at:
                 version = record.version
                 await self._refresh(record)
                 fresh = self.records.get(record.uid)
@@ -261,7 +261,7 @@ class Reconciler:
                 record = fresh
             if not await self._caretaker.care(record, read, needed, seen):
                 return 0.0
-        record.trouble = ""
+        record.memory.trouble = ""
         pauses = [
             await self._hindrances.look(record, seen, now),
             read.household.expires_in(record.status, moment(now)),

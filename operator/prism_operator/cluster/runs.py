@@ -46,6 +46,26 @@ class ReadRun:
 
 
 @dataclass
+class Memory:
+    """What an operator remembers of a run beside what is stored of it: one for all its records."""
+
+    confirmed_at: float = -math.inf
+    """The newest record is at least as new as what was stored then, by the cache's clock: when the
+    last request left that the API server answered with the run; a watch alone may be behind."""
+    trouble: str = ""
+    """Why what was decided could not be done."""
+    failures: int = 0
+    """Times in a row that the API server could not be asked."""
+    has_token: bool = False
+    """Whether its Secret was created, or found to be there."""
+    checked: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Content with which a child was last found as it should be, and for which attempt, by its
+    UID."""
+    gone: set[str] = field(default_factory=set)
+    """UIDs of PyTorchJobs of which the API server has said that they are not there any more."""
+
+
+@dataclass
 class RunRecord:
     """A run, in the newest state that is known of it."""
 
@@ -61,22 +81,9 @@ class RunRecord:
     read: ReadRun | None
     refusal: str
     """Why the spec cannot be carried out."""
-    confirmed_at: float = -math.inf
-    """It is at least as new as what was stored then, by the cache's clock: when the last request
-    left that the API server answered with the run; a watch alone may be behind."""
-    trouble: str = ""
-    """Why what was decided could not be done."""
+    memory: Memory = field(default_factory=Memory)
     residue: Document = field(default_factory=dict)
     """What the API server left out of the status that was written last, as a patch."""
-    failures: int = 0
-    """Times in a row that the API server could not be asked."""
-    has_token: bool = False
-    """Whether its Secret was created, or found to be there."""
-    checked: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Content with which a child was last found as it should be, and for which attempt, by its
-    UID."""
-    gone: set[str] = field(default_factory=set)
-    """UIDs of PyTorchJobs of which the API server has said that they are not there any more."""
 
     @property
     def is_readable(self) -> bool:
@@ -108,7 +115,7 @@ class RunReader:
             status = parse(PrismRunStatus, stored)
         except SpecError as error:
             read, refusal = None, f"{_UNREADABLE}: {error}"
-        record = RunRecord(
+        return RunRecord(
             uid=meta["uid"],
             namespace=meta["namespace"],
             name=meta["name"],
@@ -119,17 +126,12 @@ class RunReader:
             stored=stored,
             read=read,
             refusal=refusal,
+            memory=before.memory if before is not None else Memory(),
         )
-        if before is not None:
-            record.trouble, record.failures = before.trouble, before.failures
-            record.checked, record.gone = before.checked, before.gone
-            record.has_token = before.has_token
-            record.confirmed_at = before.confirmed_at
-        return record
 
     def _read_spec(self, document: Document) -> ReadRun:
         meta = document["metadata"]
-        plain = {
+        plain: Document = {
             "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
@@ -142,17 +144,12 @@ class RunReader:
         steps = plan(run, meta["uid"], run.spec.storage.uri)
         images = _with_defaults(run.spec.images, self._images)
         context = ChildContext(steps.run, images, run.spec.storage, run.spec.queue)
-        made_of = _made_of(document.get("spec") or {})
         household = Household(
             plan=steps,
             context=context,
             keep=run.spec.keep_children,
             ttl_seconds=run.spec.ttl_seconds_after_finished,
-            wanted=Wanted(
-                run.spec.suspend,
-                run.spec.cancel,
-                {step.kind: made_of for step in steps.train_steps},
-            ),
+            wanted=Wanted(run.spec.suspend, run.spec.cancel, _made_of(plain["spec"])),
         )
         return ReadRun(run, household)
 

@@ -85,9 +85,7 @@ def is_lost_now(before: PrismRunStatus, after: PrismRunStatus) -> bool:
     """Whether an attempt has just ended by what does not show: its job, a pod, its proof. Who sees
     too little must look again before that is stored."""
     return any(
-        stage.attempt is not None
-        and _is_lost(stage)
-        and not (kind in before.stages and _is_over(before.stages[kind], stage.attempt.number))
+        _is_lost(stage) and _has_just_ended(before.stages.get(kind), stage)
         for kind, stage in after.stages.items()
     )
 
@@ -100,9 +98,12 @@ def _is_lost(stage: StageStatus) -> bool:
     return attempt.outcome == "preempted" or is_silent
 
 
-def _is_over(stage: StageStatus, number: int) -> bool:
-    attempt = stage.attempt
-    return attempt is not None and attempt.number == number and attempt.outcome is not None
+def _has_just_ended(before: StageStatus | None, after: StageStatus) -> bool:
+    """Whether the newest attempt is over, and was not yet before."""
+    old, new = before.attempt if before else None, after.attempt
+    if new is None or new.outcome is None:
+        return False
+    return old is None or old.number != new.number or old.outcome is None
 
 
 def _observe_stage(
@@ -173,7 +174,7 @@ def _as_observed(
 ) -> RunObserved:
     """What `decide` judges by. Of each stage only the newest attempt is known in detail."""
     attempts = {
-        kind: (_attempt_observed(kind, stage.attempt, wanted, now),)
+        kind: (_attempt_observed(stage.attempt, wanted, now),)
         for kind, stage in stages.items()
         if stage.attempt is not None
     }
@@ -197,13 +198,11 @@ def _attempts_seen(seen: ChildrenSeen) -> set[tuple[StageKind, int]]:
     return pods | {(job.kind, job.attempt) for job in seen.jobs}
 
 
-def _attempt_observed(
-    kind: StageKind, attempt: AttemptStatus, wanted: Wanted, now: float
-) -> AttemptObserved:
+def _attempt_observed(attempt: AttemptStatus, wanted: Wanted, now: float) -> AttemptObserved:
     """A queued attempt has not started: no deadline holds for it."""
     ended = attempt.ended_at.timestamp() if attempt.ended_at else now
     started = attempt.admitted_at.timestamp() if attempt.admitted_at else ended
-    is_mended = wanted.made_of.get(kind, attempt.made_of) != attempt.made_of
+    is_mended = wanted.made_of not in ("", attempt.made_of)
     is_held = bool(attempt.message) or attempt.admitted_at is None
     is_waiting = attempt.trainer_started_at is None and is_held
     state = attempt.outcome or "running"
@@ -252,12 +251,6 @@ def _after(
     return stage
 
 
-def _has_just_ended(stored: StageStatus | None, stage: StageStatus) -> bool:
-    before = stored.attempt if stored else None
-    is_open = before is not None and before.outcome is None
-    return is_open and stage.attempt is not None and stage.attempt.outcome is not None
-
-
 def _is_to_stop(stage: StageStatus, number: int, now: datetime) -> bool:
     """Pods of a stage that is done get a moment to end by themselves."""
     attempt = stage.attempt
@@ -280,19 +273,17 @@ def _started(
         number=number,
         started_at=now,
         admitted_at=None if step.queue else now,
-        made_of=wanted.made_of.get(step.kind, ""),
+        made_of=wanted.made_of,
     )
-    restarts = _counted(step.kind, stage, policy, wanted) if stage.attempt else stage.restarts
+    restarts = _counted(stage, policy, wanted) if stage.attempt else stage.restarts
     facts = {"attempt": attempt, "restarts": restarts, "started_at": stage.started_at or now}
     return stage.model_copy(update=facts)
 
 
-def _counted(
-    kind: StageKind, stage: StageStatus, policy: FailurePolicy, wanted: Wanted
-) -> Restarts:
+def _counted(stage: StageStatus, policy: FailurePolicy, wanted: Wanted) -> Restarts:
     """The stage's restarts with its newest attempt among them."""
     assert stage.attempt is not None
-    last = _attempt_observed(kind, stage.attempt, wanted, 0.0)
+    last = _attempt_observed(stage.attempt, wanted, 0.0)
     return Restarts(
         faults=stage.restarts.faults + is_fault(last, policy),
         preemptions=stage.restarts.preemptions + (last.state == "preempted"),

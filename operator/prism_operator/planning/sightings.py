@@ -1,7 +1,7 @@
 """What an executor on a cluster sees of a run's children, freed of the API's forms."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from prism_api.names import Role, StageKind
@@ -107,8 +107,9 @@ class Wanted:
 
     suspend: bool = False
     cancel: bool = False
-    made_of: dict[StageKind, str] = field(default_factory=dict)
-    """Digest of the settings, images and templates that an attempt would be made of now."""
+    made_of: str = ""
+    """Digest of the settings, images and templates that an attempt would be made of now; empty:
+    not known."""
 
 
 def names_of(pods: Iterable[PodSeen]) -> str:
