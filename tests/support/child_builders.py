@@ -6,7 +6,7 @@ from typing import Any
 
 from prism_api.checkpoint import CheckpointRef
 from prism_api.names import StageKind
-from prism_api.resources import Images, Queue, Storage
+from prism_api.resources import Images, Storage
 from prism_operator.manifests.config_map import build_config_map
 from prism_operator.manifests.context import ChildContext, Manifest
 from prism_operator.manifests.network_policy import build_network_policy
@@ -43,8 +43,9 @@ LARGE = {
     "spec.stages.align": REMOVED,
     "spec.stages.rlvr": {"data": {"uri": "pvc://data/rlvr.parquet"}, "batchSize": 64},
     "spec.evaluation.data.uri": "s3://data/heldout.parquet",
+    "spec.queue": {"name": "team-a", "priorityClass": "prod"},
 }
-"""RLVR on servers."""
+"""RLVR on servers, admitted by a queue."""
 
 TEMPLATE: Template = {
     "metadata": {"labels": {"team": "a"}, "annotations": {"cost-center": "7"}},
@@ -76,13 +77,13 @@ def the_serve_step(planned: Plan) -> ServeStep:
 
 
 def small_context(planned: Plan) -> ChildContext:
-    """No queue, a store that needs no word."""
+    """A store that needs no word."""
     images = Images(trainer="registry/trainer:1", rollout="registry/rollout:1")
-    return ChildContext(planned.run, images, Storage(uri="s3://prism/team-a"), None)
+    return ChildContext(planned.run, images, Storage(uri="s3://prism/team-a"))
 
 
 def large_context(planned: Plan) -> ChildContext:
-    """A queue, and a store and a registry of the company's own."""
+    """A store and a registry of the company's own."""
     storage = Storage(
         uri="s3://prism/team-a",
         endpoint="https://s3.example.internal",
@@ -97,7 +98,7 @@ def large_context(planned: Plan) -> ChildContext:
         pull_policy="Always",
         pull_secrets=("registry",),
     )
-    return ChildContext(planned.run, images, storage, Queue(name="team-a", priority_class="prod"))
+    return ChildContext(planned.run, images, storage)
 
 
 def small_children() -> list[Manifest]:

@@ -143,7 +143,7 @@ class RunReader:
             raise SpecError(problems)
         steps = plan(run, meta["uid"], run.spec.storage.uri)
         images = _with_defaults(run.spec.images, self._images)
-        context = ChildContext(steps.run, images, run.spec.storage, run.spec.queue)
+        context = ChildContext(steps.run, images, run.spec.storage)
         household = Household(
             plan=steps,
             context=context,

@@ -17,7 +17,7 @@ from prism_api.names import (
     Role,
     StageKind,
 )
-from prism_api.resources import Images, Queue, Storage
+from prism_api.resources import Images, Storage
 from prism_api.stage_config import RunRef
 
 Manifest = dict[str, Any]
@@ -37,7 +37,6 @@ class ChildContext:
     images: Images
     """With every image that the run needs set."""
     storage: Storage
-    queue: Queue | None
 
 
 def run_labels(run: RunRef) -> dict[str, str]:

@@ -73,9 +73,9 @@ def build_pytorch_job(
     With a queue it is born suspended: Kueue admits it, and owns `runPolicy.suspend` from then on.
     """
     name = attempt_name(context.run, step.kind, attempt)
-    labels = attempt_labels(context.run, step.kind, attempt) | _queue_labels(context.queue)
+    labels = attempt_labels(context.run, step.kind, attempt) | _queue_labels(step.queue)
     run_policy: Manifest = {"cleanPodPolicy": "Running"}
-    if context.queue is not None:
+    if step.queue is not None:
         run_policy["suspend"] = True
     worker = {
         "replicas": step.workers.replicas,
