@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from admin_client import ApiError
 from api_cluster import ApiCluster, Found, wait_for
 from played import Player, Script, from_kubeconfig
 from prism_api.names import API_VERSION, KIND, PLURAL
@@ -213,12 +212,3 @@ def a_house(
             yield House(cluster, namespace, player, operator)
         assert not player.record.together(), "pods of two attempts ran at the same time"
         assert not player.record.troubles
-
-
-def is_refused(request: Callable[[], object], words: str) -> bool:
-    """Whether the API server refuses a request in these words."""
-    try:
-        request()
-    except ApiError as error:
-        return words in str(error)
-    return False
