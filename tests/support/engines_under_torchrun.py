@@ -13,6 +13,7 @@ import torch
 from engine_cases import CASES
 from prism_api.resources import Engine, Workers
 from prism_trainer import distributed
+from prism_trainer.process import end_process
 
 
 def shard_everything() -> None:
@@ -34,3 +35,4 @@ if __name__ == "__main__":
         if ranks.is_first:
             torch.save(outcome, out / f"{name}.pt")
     distributed.leave()
+    end_process(0)

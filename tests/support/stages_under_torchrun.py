@@ -14,6 +14,7 @@ from prism_api.base import parse_json
 from prism_api.resources import Workers
 from prism_api.stage_config import StageConfig
 from prism_trainer import distributed
+from prism_trainer.process import end_process
 from prism_trainer.stages import run as run_module
 from prism_trainer.stages.run import run_stage
 from stage_builders import stop_after
@@ -44,3 +45,4 @@ if __name__ == "__main__":
         for folder in folders:
             run(folder)
     distributed.leave()
+    end_process(0)

@@ -1,11 +1,15 @@
-"""Signals to stop, which reach the processes of an attempt through the launcher only."""
+"""Signals to stop, which reach the processes of an attempt through the launcher only, and an end
+that nothing can spoil."""
 
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 
 class StopSignals:
@@ -50,3 +54,16 @@ class StopSignals:
                 self._stop_file.touch()
             return True
         return False
+
+
+def end_process(code: int) -> NoReturn:
+    """End now, without taking the interpreter down first.
+
+    Threads of libraries may outlive what they were made for (gloo's, of a group that a device mesh
+    still knows); one that asks for the lock of an interpreter that is going aborts the process, and
+    torchrun then ends its peers (pytorch issue 190489).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

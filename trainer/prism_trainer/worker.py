@@ -5,7 +5,6 @@ Parses the config before torch is imported, so that a bad one fails at once.
 
 import argparse
 import os
-import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from prism_api.process import die_with_parent, inherited_ancestor
 from prism_store.store import KEEP_FREE, is_full
 from prism_trainer.attempt import read_config
 from prism_trainer.outcome import Outcome, note_start, write_outcome
+from prism_trainer.process import end_process
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     outcome = _outcome_of(arguments.config, arguments.work_folder)
     write_outcome(arguments.work_folder, rank, outcome)
     # An error in one process must end its peers, which wait for it: torchrun sees to that.
-    sys.exit(0 if outcome.code in (ExitCode.DONE, ExitCode.SAVED) else 1)
+    end_process(0 if outcome.code in (ExitCode.DONE, ExitCode.SAVED) else 1)
 
 
 def _outcome_of(config_path: Path, work_folder: Path) -> Outcome:
