@@ -10,6 +10,7 @@ from prism_api.resources import Images
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.caretaker import Caretaker, Refused
 from prism_operator.cluster.client import Client
+from prism_operator.cluster.errors import ClusterError, Conflict, NotFound
 from prism_operator.cluster.resources import JOBS, SERVICES, Resource
 from prism_operator.cluster.runs import RunReader, RunRecord
 from prism_operator.manifests.children import Needed
@@ -24,13 +25,16 @@ SPEC = {
 
 
 class Requests:
-    """An API server that agrees to everything."""
+    """An API server that agrees to everything, after some errors."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
+        self.errors: list[ClusterError] = []
 
     async def delete(self, path: str, uid: str) -> None:
         self.sent.append(("DELETE", path.rpartition("/")[2]))
+        if self.errors:
+            raise self.errors.pop()
 
 
 class World:
@@ -79,6 +83,17 @@ def test_what_came_after_the_run_was_asked_for_is_not_deleted_yet(world: World) 
     assert world.cares() == []
     world.record.memory.confirmed_at = 101.0
     assert world.cares() == [("DELETE", "run-sft-a2")]
+
+
+@pytest.mark.parametrize(("error", "times"), [(Conflict, 2), (NotFound, 1)])
+def test_a_deletion_that_was_not_made_is_made_again(
+    world: World, error: type[ClusterError], times: int
+) -> None:
+    world.record.memory.confirmed_at = 101.0
+    world.shows(JOBS, "run-sft-a2")
+    world.api.errors = [error("DELETE", 0, "")]
+    world.cares()
+    assert world.cares() == [("DELETE", "run-sft-a2")] * times
 
 
 def test_later_news_of_a_child_make_it_no_younger(world: World) -> None:

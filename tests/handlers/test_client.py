@@ -43,7 +43,8 @@ def asking(answer: Answer, ask: Callable[[Client], Awaitable[T]], verb: str = "G
 
 async def watched(client: Client, idle_seconds: float = 5.0) -> list[Any]:
     """Events until the watch ends."""
-    return [one async for one in client.watch(PATH, "l", "7", idle_seconds)]
+    events = client.watch(PATH, "l", "7", seconds=9.0, idle_seconds=idle_seconds)
+    return [one async for one in events]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_came_before_a_lost_connection_counts() -> None:
     async def ask(client: Client) -> list[Any]:
         found = []
         try:
-            async for one in client.watch(PATH, "l", "7", 5.0):
+            async for one in client.watch(PATH, "l", "7", seconds=9.0, idle_seconds=5.0):
                 found.append(one)
         except Unavailable:
             return found

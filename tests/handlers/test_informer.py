@@ -140,6 +140,15 @@ def test_a_full_list_heals_what_a_watch_never_said() -> None:
     asyncio.run(world.until(lambda: world.shows() == {"b": 8}, resync_seconds=0.3))
 
 
+def test_a_watch_of_what_is_quiet_ends_when_a_full_list_is_due() -> None:
+    watch = streams(event("ADDED", child("b", 6)), stays=True)
+    world = Watching([a_list(5, child("a", 1))], [watch])
+
+    api = asyncio.run(world.until(lambda: len(world.shows()) == 2, resync_seconds=7.0))
+
+    assert [r.query["timeoutSeconds"] for r in api.asked("WATCH")] == ["7"]
+
+
 def test_a_kind_that_is_missing_is_waited_for_without_holding_up_the_others() -> None:
     missing = says({"message": "the server could not find the requested resource"}, 404)
     world = Watching([missing], [])

@@ -1,5 +1,6 @@
 """Makes a run's children what they are to be: creates, repairs, deletes, and no more than that."""
 
+import logging
 import math
 import secrets
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,9 @@ from prism_operator.manifests.token_secret import build_token_secret
 from prism_operator.planning.naming import attempt_name, token_name
 from prism_operator.planning.sightings import ChildrenSeen
 
-_FRESH_SECONDS = 2.0
+_log = logging.getLogger(__name__)
+
+_FRESH_SECONDS = 0.5
 """What was stored of a run is trusted for so long, if nothing contradicts it."""
 
 
@@ -145,6 +148,7 @@ class Caretaker:
             made = await self._adopt(record, resource, name, child.build())
         except (Forbidden, Invalid, NotFound) as error:
             raise Refused(_remedy(resource, name, error)) from error
+        _log.info("%s %s is there", resource, name)
         self._cache.put(resource, made)
         record.memory.checked[made["metadata"]["uid"]] = content_of(made), child.attempt
 
@@ -198,8 +202,13 @@ class Caretaker:
         record.memory.checked[there.uid] = content_of(actual), child.attempt
 
     async def _delete(self, record: RunRecord, child: Child) -> None:
-        with suppress(NotFound, Conflict):  # it is gone, or is another object by now
+        try:
             await self._client.delete(child.resource.path(child.namespace, child.name), child.uid)
+        except Conflict:
+            return  # another object by now, as will be seen; or not: then it is tried again
+        except NotFound:
+            pass
+        _log.info("%s %s was deleted", child.resource, child.name)
         self._cache.mark_deleting(record.uid, child)
 
 

@@ -5,6 +5,7 @@ official client cost more (`make bench-operator` prints both). No retries in her
 level-triggered and comes again.
 """
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
@@ -97,15 +98,23 @@ class Client:
         await self._request("DELETE", path, body=options)
 
     async def watch(
-        self, path: str, selector: str, version: str, idle_seconds: float, *, metadata: bool = False
+        self,
+        path: str,
+        selector: str,
+        version: str,
+        *,
+        seconds: float,
+        idle_seconds: float,
+        metadata: bool = False,
     ) -> AsyncIterator[Document]:
-        """Events from a place in the history on, bookmarks included, until the server ends it."""
+        """Events from a place in the history on, bookmarks included, for so many seconds, or until
+        the server ends it; raises Unavailable if it says nothing for `idle_seconds`."""
         query = {
             "labelSelector": selector,
             "watch": "1",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
-            "timeoutSeconds": "300",
+            "timeoutSeconds": str(max(1, math.ceil(seconds))),
         }
         accept = _METADATA_ONLY.format("") if metadata else "application/json"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=idle_seconds)

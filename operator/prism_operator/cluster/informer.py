@@ -117,7 +117,12 @@ class Informer:
     async def _watch(self, deadline: float) -> None:
         source = self._source
         events = self._client.watch(
-            source.path, UID_LABEL, self._version, _IDLE_SECONDS, metadata=source.metadata_only
+            source.path,
+            UID_LABEL,
+            self._version,
+            seconds=deadline - time.monotonic(),
+            idle_seconds=_IDLE_SECONDS,
+            metadata=source.metadata_only,
         )
         async for event in events:
             self._take(event)

@@ -21,6 +21,7 @@ from prism_api.exit_codes import ExitCode
 from prism_api.names import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL, UID_LABEL
 
 STAGE_FILE = "stage.json"
+_MOUNT_AGAIN_S = 0.1
 _DISRUPTIONS = {"scheduler": "PreemptionByScheduler", "api": "EvictionByEvictionAPI"}
 
 
@@ -117,8 +118,8 @@ class Kubelet:
             await self._schedule(actor)
         if phase != "Running":
             await self._start(actor)
+            await self._mount(actor)
         self._speak_up(actor)
-        actor.config = self._config_of(actor)
         status = pod_status.running(actor.pod, _now(), actor.ip, actor.part.ready)
         await self._tell(actor, "running", status)
         if isinstance(actor.part.ending, CrashLoop):
@@ -153,6 +154,15 @@ class Kubelet:
             status = pod_status.waiting(actor.pod, _now(), *why)
             await self._tell(actor, obstacle.reason, status)
             await _either(actor.cleared, obstacle.lasts_s)
+
+    async def _mount(self, actor: Actor) -> None:
+        """A trainer's ConfigMap, if it has one; its container is not created before it is there."""
+        volumes = actor.pod["spec"].get("volumes", ())
+        if actor.rank is None or not any("configMap" in volume for volume in volumes):
+            return
+        while (config := self._config_of(actor)) is None:
+            await asyncio.sleep(_MOUNT_AGAIN_S)
+        actor.config = config
 
     async def _crash(self, actor: Actor, loop: CrashLoop) -> None:
         """Without end: run, end, wait."""

@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from played import Record
+from played.record import Seen
 from storm.people import Touched
 
 Document = dict[str, Any]
@@ -58,15 +60,24 @@ def _attempts_made(record: Record, uid: str, kind: str) -> set[int]:
 def made_twice(record: Record, runs: dict[str, Touched], strangers: set[str]) -> list[str]:
     """Children that came twice although nobody had deleted them; strangers are none, whatever
     their labels say."""
-    uids: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    lives: dict[tuple[str, str, str], list[Seen]] = defaultdict(list)
     for seen in list(record.seen.values()):
-        if seen.kind in _ONCE and seen.run_uid in runs and seen.uid not in strangers:
-            uids[seen.run_uid, seen.kind, seen.name].add(seen.uid)
+        run = runs.get(seen.run_uid)
+        if run is None or seen.kind not in _ONCE or seen.uid in strangers:
+            continue
+        # What was on its way when the run was deleted comes after it, and is collected at once.
+        if seen.came_at < run.deleted_at:
+            lives[seen.run_uid, seen.kind, seen.name].append(seen)
     return [
-        f"{runs[uid].name}: {kind} {name} was created {len(found)} times"
-        for (uid, kind, name), found in uids.items()
+        f"{runs[uid].name}: {kind} {name} was created {len(found)} times: "
+        + ", ".join(f"{_clock(seen.came_at)} to {_clock(seen.gone_at)}" for seen in found)
+        for (uid, kind, name), found in lives.items()
         if len(found) > 1 and (kind, name) not in runs[uid].deleted and not _may(runs[uid], kind)
     ]
+
+
+def _clock(moment: float | None) -> str:
+    return "now" if moment is None else f"{datetime.fromtimestamp(moment):%H:%M:%S.%f}"[:-3]
 
 
 def _may(run: Touched, kind: str) -> bool:

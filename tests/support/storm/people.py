@@ -1,6 +1,7 @@
 """What users do to runs while they run, and things of others that must stay as they are."""
 
 import copy
+import math
 import random
 import time
 from collections import Counter
@@ -53,11 +54,12 @@ class Touched:
 
     plan: Plan
     uid: str
-    created_at: float
     costly: int = 0
     """Things done to it that may each cost an attempt."""
     deleted: set[tuple[str, str]] = field(default_factory=set)
     """Kinds and names of children that were deleted by hand: they may come again."""
+    deleted_at: float = math.inf
+    """When the run itself was deleted; Unix seconds."""
     is_suspended: bool = False
     resumes_at: float = 0.0
 
@@ -90,7 +92,7 @@ class People:
     def submit(self, plan: Plan) -> None:
         """Create a run."""
         made = self._admin.create(plan.document)
-        self.runs[plan.name] = Touched(plan, made["metadata"]["uid"], time.monotonic())
+        self.runs[plan.name] = Touched(plan, made["metadata"]["uid"])
 
     def act(self, name: str) -> None:
         """Do anything to a run."""
@@ -122,6 +124,7 @@ class People:
             self.done["child deleted"] += 1
 
     def _recreate(self, run: Touched) -> bool:
+        run.deleted_at = time.time()
         self._admin.delete(API_VERSION, PLURAL, run.name, self._namespace)
         self.former[run.uid] = self.runs.pop(run.name)
         self.submit(run.plan)

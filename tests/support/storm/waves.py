@@ -212,8 +212,9 @@ class Storm:
         self._under_way.clear()
 
     def _holding(self) -> list[str]:
-        """Machines that are held though all runs are over; given a moment."""
-        until = time.monotonic() + 20.0
+        """Machines that are held though all runs are over; given a moment: garbage collection is
+        slow after a restart of the API server."""
+        until = time.monotonic() + self._weather.patience_seconds
         while True:
             found = [
                 f"{plural}/{thing['metadata']['name']}"
