@@ -151,8 +151,12 @@ class ApiCluster:
                 self.admin.apply(document)
                 self._wait_until_served(document)
         if "kube-controller-manager" in self._processes:
-            self._processes["kube-controller-manager"].kill()
-            self._start_controller_manager()
+            self.restart_controller_manager()
+
+    def restart_controller_manager(self) -> None:
+        """A crash and a start; the garbage collector looks at everything anew."""
+        self._processes["kube-controller-manager"].kill()
+        self._start_controller_manager()
 
     def new_namespace(self) -> str:
         """A namespace of a name of its own, in which pods can be created."""

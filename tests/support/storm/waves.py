@@ -201,12 +201,7 @@ class Storm:
         wrong += [f"{what} is left of a run that is over" for what in self._holding()]
         for name in list(self._people.runs):
             self._cluster.admin.delete(API_VERSION, PLURAL, name, self._namespace)
-        left = self._left()
-        until = time.monotonic() + self._weather.patience_seconds
-        while left and time.monotonic() < until:
-            time.sleep(0.2)
-            left = self._left()
-        wrong += [f"{what} is an orphan" for what in left]
+        wrong += [f"{what} is an orphan" for what in self._orphans()]
         self._people.runs.clear()
         self._people.former.clear()
         self._under_way.clear()
@@ -227,6 +222,19 @@ class Storm:
             if not found or time.monotonic() > until:
                 return found
             time.sleep(0.2)
+
+    def _orphans(self) -> list[str]:
+        """Whatever the garbage collector does not collect; given a moment, and a second start: one
+        that was told nothing of PrismRuns for a while, as after a restart of the API server, takes
+        minutes to miss them."""
+        for is_last in (False, True):
+            until = time.monotonic() + self._weather.patience_seconds / 2
+            while (left := self._left()) and time.monotonic() < until:
+                time.sleep(0.2)
+            if not left or is_last:
+                break
+            self._cluster.restart_controller_manager()
+        return left
 
     def _left(self) -> list[str]:
         return [
