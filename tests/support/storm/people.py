@@ -81,7 +81,7 @@ class People:
         self.former: dict[str, Touched] = {}
         """That were deleted, by UID."""
         self._deeds: dict[str, tuple[int, Callable[[Touched], bool]]] = {
-            "run re-created": (3, self._recreate),
+            "run re-created": (4, self._recreate),
             "child deleted": (6, self._delete_child),
             "child edited": (5, self._edit_child),
             "label removed": (2, self._remove_label),

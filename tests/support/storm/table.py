@@ -6,6 +6,11 @@ from dataclasses import dataclass, field
 
 from fault_proxy import ALL, Counts
 
+SEVERED = "watches and requests that restarts severed"
+"""What a restart of the API server is to the operators."""
+BY_HAND = ("run re-created", "child deleted", "child edited")
+"""Of what users do while runs are under way."""
+
 
 @dataclass
 class Tally:
@@ -35,13 +40,14 @@ class Tally:
         self.runs, self.seconds = self.runs + other.runs, self.seconds + other.seconds
         self.wrong += other.wrong
 
-    def fewest_in_flight(self) -> int:
-        """Of the kind of fault that was rarest."""
-        return min(self.in_flight[str(fault)] for fault in ALL)
+    def met(self) -> dict[str, int]:
+        """Faults of each kind that were met while a run was under way."""
+        faults = {str(fault): self.in_flight[str(fault)] for fault in ALL}
+        return faults | {kind: self.done[kind] for kind in (*BY_HAND, SEVERED)}
 
     def lacking(self, each: int, total: int) -> list[str]:
         """Kinds of faults of which there were too few."""
-        few = [f"{f}: {n}" for f in ALL if (n := self.in_flight[str(f)]) < each]
+        few = [f"{kind}: {number}" for kind, number in self.met().items() if number < each]
         if (number := self.in_flight.total()) < total:
             few.append(f"all: {number} of {total}")
         return [f"too few faults in flight: {what}" for what in few]

@@ -17,7 +17,7 @@ from storm.fates import draw_plan, script
 from storm.judge import made_twice, ran_together, wrong_with_run
 from storm.operators import Place, Replica
 from storm.people import KINDS, People, Strangers
-from storm.table import Tally
+from storm.table import SEVERED, Tally
 from storm_operator import LEASE
 
 Document = dict[str, Any]
@@ -136,6 +136,7 @@ class Storm:
         tally = Tally()
         for proxy in self._proxies:
             tally.add_faults(proxy.counts)
+        tally.done = self.tally.done + self._people.done
         return tally
 
     # --- a wave's parts ---
@@ -270,9 +271,7 @@ class Storm:
     def _restart_apiserver(self) -> None:
         done = self.tally.done
         done["API server restarts"] += 1
-        done["watches and requests that restarts severed"] += sum(
-            proxy.connections for proxy in self._proxies
-        )
+        done[SEVERED] += sum(proxy.connections for proxy in self._proxies)
         self._cluster.restart_apiserver()
         # It is ready before it serves custom resources.
         self._until(lambda: all(map(self._serves, ("prism.dev/v1alpha1", "kubeflow.org/v1"))), 60.0)
