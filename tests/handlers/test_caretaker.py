@@ -10,7 +10,7 @@ from prism_api.resources import Images
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.caretaker import Caretaker, Refused
 from prism_operator.cluster.client import Client
-from prism_operator.cluster.errors import ClusterError, Conflict, NotFound
+from prism_operator.cluster.errors import ClusterError, Conflict, Forbidden, Invalid, NotFound
 from prism_operator.cluster.resources import JOBS, SERVICES, Resource
 from prism_operator.cluster.runs import RunReader, RunRecord
 from prism_operator.manifests.children import Needed
@@ -35,6 +35,9 @@ class Requests:
         self.sent.append(("DELETE", path.rpartition("/")[2]))
         if self.errors:
             raise self.errors.pop()
+
+    async def create(self, path: str, manifest: object) -> None:
+        raise self.errors.pop()
 
 
 class World:
@@ -94,6 +97,25 @@ def test_a_deletion_that_was_not_made_is_made_again(
     world.api.errors = [error("DELETE", 0, "")]
     world.cares()
     assert world.cares() == [("DELETE", "run-sft-a2")] * times
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "remedy"),
+    [
+        (Forbidden, "exceeded quota: q", "raise the namespace's ResourceQuota"),
+        (Forbidden, "namespace here is being terminated", "in another namespace"),
+        (Forbidden, "cannot create resource", "give the operator's role this right"),
+        (NotFound, "no such kind", "install the Kubeflow Training Operator"),
+        (Invalid, "spec.x is wrong", "mend the run's images"),
+    ],
+)
+def test_who_may_not_have_a_child_is_told_what_to_do(
+    world: World, error: type[ClusterError], says: str, remedy: str
+) -> None:
+    world.record.memory.confirmed_at = world.now
+    world.api.errors = [error("POST", 0, says)]
+    with pytest.raises(Refused, match=f"run-sft-a1: {says}; .*{remedy}"):
+        world.cares(Needed("PyTorchJob", "run-sft-a1", dict))
 
 
 def test_later_news_of_a_child_make_it_no_younger(world: World) -> None:

@@ -253,6 +253,8 @@ def _remedy(resource: Resource, name: str, error: ClusterError) -> str:
     what = f"{resource} {name}: {error.reason}"
     if isinstance(error, NotFound) and resource == JOBS:
         return f"{what}; install the Kubeflow Training Operator, which brings PyTorchJob"
+    if isinstance(error, Forbidden) and "being terminated" in error.reason:
+        return f"{what}; create the run in another namespace, or wait until this one is there again"
     if isinstance(error, Forbidden) and "quota" in error.reason:
         return f"{what}; raise the namespace's ResourceQuota, or ask for less"
     if isinstance(error, Forbidden):
