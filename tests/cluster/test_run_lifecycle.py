@@ -192,6 +192,30 @@ def test_runs_of_any_name_end_well(house: Open, name: str) -> None:
         wait_for("its children go", lambda: not at.names(PODS) | at.names(DEPLOYMENTS))
 
 
+def test_what_a_deleted_run_left_makes_way_for_one_of_its_name_without_a_garbage_collector(
+    house: Open, cluster: ApiCluster
+) -> None:
+    with house(lambda who: QUICK) as at:
+        kept = {"keepChildren": {"succeeded": True}}
+        at.run(**kept).ends()
+        before = {kind: at.get(kind, "run-sft-a1")["metadata"]["uid"] for kind in (JOBS, CONFIGS)}
+
+        def is_another(job: Document | None) -> bool:
+            return job is not None and job["metadata"]["uid"] != before[JOBS]
+
+        cluster.pause("kube-controller-manager")
+        try:
+            at.delete((API_VERSION, PLURAL), "run")
+            run = at.run(**kept)
+            wait_for("a job of its own", lambda: is_another(at.find(JOBS, "run-sft-a1")))
+        finally:
+            cluster.resume("kube-controller-manager")
+        run.ends()
+        after = {kind: at.get(kind, "run-sft-a1")["metadata"]["uid"] for kind in (JOBS, CONFIGS)}
+        assert before[JOBS] != after[JOBS]
+        assert before[CONFIGS] != after[CONFIGS]
+
+
 def test_runs_of_one_name_in_two_namespaces_know_nothing_of_each_other(
     cluster: ApiCluster, namespace: str
 ) -> None:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from prism_api.names import StageKind
+from prism_api.names import KIND, StageKind
 from prism_api.stage_config import RunRef
 from prism_api.status import AttemptStatus
 from prism_operator.cluster.cache import Cache, Child, Key, child_of, content_of, run_uid_of
@@ -19,7 +19,7 @@ from prism_operator.cluster.errors import (
     Invalid,
     NotFound,
 )
-from prism_operator.cluster.resources import BY_KIND, JOBS, PODS, SECRETS, Resource
+from prism_operator.cluster.resources import BY_KIND, JOBS, PODS, RUNS, SECRETS, Resource
 from prism_operator.cluster.runs import ReadRun, RunRecord
 from prism_operator.manifests.children import Needed
 from prism_operator.manifests.context import attempt_labels, owner_reference
@@ -159,12 +159,29 @@ class Caretaker:
         it could know, or somebody took its labels away."""
         path = resource.path(record.namespace, name)
         there = await self._client.get(path)
-        if child_of(resource, there).owner_uid != record.uid:
-            is_deleting = "deletionTimestamp" in there["metadata"]
-            raise _taken(record, resource, name, is_deleting=is_deleting)
+        child = child_of(resource, there)
+        if child.owner_uid != record.uid:
+            is_going = child.is_deleting or await self._clear_away(record, child, there)
+            raise _taken(record, resource, name, is_deleting=is_going)
         if run_uid_of(there) == record.uid:
             return there
         return await self._client.apply(path, _fenced(manifest, there["metadata"]["uid"]))
+
+    async def _clear_away(self, record: RunRecord, child: Child, there: Document) -> bool:
+        """Delete what an earlier run of this name has left, for the garbage collector may be slow
+        to miss that run; whether it was that.
+
+        If this run is there after the child was, the child's owner is no later one.
+        """
+        owners = there["metadata"].get("ownerReferences", ())
+        marks = {(o["kind"], o["name"]) for o in owners if o["uid"] == child.owner_uid}
+        if (KIND, record.name) not in marks:
+            return False
+        run = await self._client.get(RUNS.path(record.namespace, record.name))
+        if run["metadata"]["uid"] != record.uid:
+            return False
+        await self._delete(record, child)
+        return True
 
     async def _create_token(self, record: RunRecord, read: ReadRun) -> None:
         """Created once and never read: the operator may not."""
