@@ -275,6 +275,9 @@ class Storm:
         self._cluster.restart_apiserver()
         # It is ready before it serves custom resources.
         self._until(lambda: all(map(self._serves, ("prism.dev/v1alpha1", "kubeflow.org/v1"))), 60.0)
+        # A garbage collector that finds kinds unserved forgets their owners, and never hears that
+        # they were deleted; a controller manager with a Lease of its own would have ended, too.
+        self._cluster.restart_controller_manager()
 
     def _serves(self, api_version: str) -> bool:
         plural = {"prism.dev/v1alpha1": PLURAL}.get(api_version, "pytorchjobs")
