@@ -81,9 +81,9 @@ class People:
         self.former: dict[str, Touched] = {}
         """That were deleted, by UID."""
         self._deeds: dict[str, tuple[int, Callable[[Touched], bool]]] = {
-            "run re-created": (4, self._recreate),
-            "child deleted": (6, self._delete_child),
-            "child edited": (5, self._edit_child),
+            "run re-created": (9, self._recreate),
+            "child deleted": (8, self._delete_child),
+            "child edited": (8, self._edit_child),
             "label removed": (2, self._remove_label),
             "status edited": (3, self._edit_status),
             "suspended": (2, self._suspend),
