@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--logs", type=Path, help="folder for the operators' logs")
     asked = parser.parse_args()
-    weather = Weather(seed=asked.seed, runs_per_wave=asked.runs, restart_share=1.0)
+    weather = Weather(seed=asked.seed, runs_per_wave=asked.runs, restart_share=3.0)
     halves = {"free": False, "leased": True}
     halves = {asked.half: halves[asked.half]} if asked.half else halves
     share = len(halves)
@@ -41,10 +41,11 @@ def main() -> None:
                     began, known = time.monotonic(), len(storm.tally.wrong)
                     storm.wave(number)
                     counted = storm.counted()
+                    rarest, times = min(counted.met().items(), key=lambda kind: kind[1])
                     say(
                         f"{name} wave {number}: {time.monotonic() - began:.0f} s, "
-                        f"{counted.in_flight.total()} faults in flight, the rarest kind "
-                        f"{min(counted.met().values())}, {len(storm.tally.wrong)} violations"
+                        f"{counted.in_flight.total()} faults in flight, the rarest: {rarest} "
+                        f"{times}, {len(storm.tally.wrong)} violations"
                     )
                     for what in storm.tally.wrong[known:]:
                         say(f"  {what}")
