@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--logs", type=Path, help="folder for the operators' logs")
     asked = parser.parse_args()
-    weather = Weather(seed=asked.seed, runs_per_wave=asked.runs, restart_share=3.0)
+    weather = Weather(
+        seed=asked.seed, runs_per_wave=asked.runs, deed_seconds=0.05, restart_share=3.0
+    )
     halves = {"free": False, "leased": True}
     halves = {asked.half: halves[asked.half]} if asked.half else halves
     share = len(halves)

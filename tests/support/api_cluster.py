@@ -4,13 +4,14 @@ Everything that the API decides is real: validation, RBAC, admission, garbage co
 Deployments down to their pods. No pod runs; a test plays the kubelet through `pods/status`.
 """
 
+import contextlib
 import json
 import secrets
 import ssl
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -155,7 +156,15 @@ class ApiCluster:
 
     def restart_controller_manager(self) -> None:
         """A crash and a start; the garbage collector looks at everything anew."""
+        with self.controllers_away():
+            pass
+
+    @contextlib.contextmanager
+    def controllers_away(self) -> Iterator[None]:
+        """Without the controller manager; afterwards another one starts."""
         self._processes["kube-controller-manager"].kill()
+        del self._processes["kube-controller-manager"]
+        yield
         self._start_controller_manager()
 
     def new_namespace(self) -> str:

@@ -272,12 +272,13 @@ class Storm:
         done = self.tally.done
         done["API server restarts"] += 1
         done[SEVERED] += sum(proxy.connections for proxy in self._proxies)
-        self._cluster.restart_apiserver()
-        # It is ready before it serves custom resources.
-        self._until(lambda: all(map(self._serves, ("prism.dev/v1alpha1", "kubeflow.org/v1"))), 60.0)
         # A garbage collector that finds kinds unserved forgets their owners, and never hears that
         # they were deleted; a controller manager with a Lease of its own would have ended, too.
-        self._cluster.restart_controller_manager()
+        with self._cluster.controllers_away():
+            self._cluster.restart_apiserver()
+            # It is ready before it serves custom resources.
+            groups = ("prism.dev/v1alpha1", "kubeflow.org/v1")
+            self._until(lambda: all(map(self._serves, groups)), 60.0)
 
     def _serves(self, api_version: str) -> bool:
         plural = {"prism.dev/v1alpha1": PLURAL}.get(api_version, "pytorchjobs")
