@@ -155,7 +155,7 @@ def test_a_kind_that_is_missing_is_waited_for_without_holding_up_the_others() ->
 
     asyncio.run(world.until(lambda: world.informer.synced.is_set()))
 
-    assert world.informer.is_missing
+    assert world.shows() == {}
 
 
 def test_failures_are_tried_again_and_throttling_is_heeded() -> None:

@@ -53,8 +53,6 @@ class Informer:
         self._on_news, self._on_event, self._on_restart = on_news, on_event, on_restart
         self._resync_seconds = resync_seconds
         self._version = ""
-        self.is_missing = False
-        """Whether the API server does not know the kind."""
         self.synced = asyncio.Event()
         """Set once a first full list has been taken in, or the kind is known to be missing."""
 
@@ -67,7 +65,6 @@ class Informer:
                 failures = 0
                 await self._watch_until(time.monotonic() + self._resync_seconds)
             except NotFound:
-                self.is_missing = True
                 self.synced.set()
                 await asyncio.sleep(_ABSENT_SECONDS)
             except ClusterError as error:
@@ -94,7 +91,6 @@ class Informer:
         news = self._cache.replace(
             self._source.resource, self._source.namespace, documents, int(self._version)
         )
-        self.is_missing = False
         self.synced.set()
         for run_uid in news:
             self._on_news(run_uid)
