@@ -71,6 +71,8 @@ class FaultProxy:
         """Called before and after each write that `counted` chooses."""
         self.counted: Callable[[str, str], bool] = lambda method, path: True
         """Of a method and path: whether such a write has an index and is told to the hook."""
+        self.may_be_stale: Callable[[str], bool] = lambda path: True
+        """Of a path with query: whether an older list may be the answer."""
         self._upstream, self._authority = upstream.rstrip("/"), authority
         self._dice = Dice(seed, busy or (lambda: len(self._open) > 1), spared)
         self._delay_s, self._retry_after_s = delay_s, retry_after_s
@@ -229,7 +231,8 @@ class FaultProxy:
     def _candidates(self, request: web.BaseRequest) -> tuple[Fault, ...]:
         if request.method != "GET":
             return OF_WRITES
-        return OF_LISTS if self._lists.has(_identity(request)) else OF_READS
+        is_stale = self.may_be_stale(request.path_qs) and self._lists.has(_identity(request))
+        return OF_LISTS if is_stale else OF_READS
 
     def _refusal(self, fault: Fault) -> web.Response:
         if fault in RESETS:

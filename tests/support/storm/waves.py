@@ -12,7 +12,7 @@ from typing import Any
 from api_cluster import ApiCluster
 from fault_proxy import ALL, Fault, FaultProxy
 from played import Player, from_kubeconfig
-from prism_api.names import API_VERSION, PLURAL, UID_LABEL
+from prism_api.names import API_VERSION, ATTEMPT_LABEL, PLURAL, UID_LABEL
 from storm.fates import draw_plan, script
 from storm.judge import made_twice, ran_together, wrong_with_run
 from storm.operators import Place, Replica
@@ -251,13 +251,17 @@ class Storm:
     # --- the weather ---
 
     def _proxy(self, number: int) -> FaultProxy:
-        return FaultProxy(
+        proxy = FaultProxy(
             self._cluster.url,
             self._cluster.certificate_authority,
             seed=self._weather.seed * 10 + number,
             busy=lambda: bool(self._under_way),
             delay_s=0.3,
         )
+        # Before an attempt is given up for what does not show, its children are listed to be
+        # certain; such a list is read from the store, and no API server has an older one.
+        proxy.may_be_stale = lambda path: ATTEMPT_LABEL.rpartition("/")[2] not in path
+        return proxy
 
     def _rage(self, is_raging: bool) -> None:
         for proxy in self._proxies:
