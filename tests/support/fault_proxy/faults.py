@@ -24,7 +24,7 @@ class Fault(StrEnum):
     STREAM_EXPIRED = "stream expired"
     """An ERROR event with 410 Gone."""
     LIST_STALE = "list stale"
-    """An older answer to the same request, where `may_be_stale` says so. Harsher than a real server,
+    """An older answer to the same request, where `may_be_stale` says so. Harsher than a real one,
     which has none to a list that asks for no old version; GETs of single objects are as they are.
     """
     REQUEST_DELAYED = "request delayed"
