@@ -181,7 +181,16 @@ class Storm:
                 self._people.resume(float("inf"))
                 self._tend()
                 time.sleep(0.3)
-        self.tally.wrong += [what for found in wrong.values() for what in found]
+        for name, found in wrong.items():
+            self.tally.wrong += [*found, *self._story(name)]
+
+    def _story(self, name: str) -> list[str]:
+        """What the Events of a run say."""
+        uid = self._people.runs[name].uid
+        events = self._cluster.admin.list("events.k8s.io/v1", "events", self._namespace)
+        own = [e for e in events if e.get("regarding", {}).get("uid") == uid and e.get("eventTime")]
+        own.sort(key=lambda event: str(event["eventTime"]))
+        return [f"  {e['eventTime'][11:23]} {e['reason']}: {e['note'][:160]}" for e in own]
 
     def _rescue_hanging(self, documents: dict[str, Document]) -> None:
         for name, document in documents.items():
