@@ -178,7 +178,9 @@ _Watcher = Callable[[str], AsyncIterator[None]]
 
 
 async def _watch_ours(client: Client, namespace: str, version: str) -> AsyncIterator[None]:
-    async for _ in client.watch(collection(namespace), "", version, 60.0):
+    async for _ in client.watch(
+        collection(namespace), "", version, seconds=60.0, idle_seconds=60.0
+    ):
         yield
 
 

@@ -82,8 +82,9 @@ def next_status(
 
 
 def is_lost_now(before: PrismRunStatus, after: PrismRunStatus) -> bool:
-    """Whether an attempt has just ended by what does not show: its job, a pod, its proof. Who sees
-    too little must look again before that is stored."""
+    """Whether an attempt has just ended without a proof, and not because it was asked to. Who sees
+    too little of its job and pods must look again before that is stored: it may be going on, or
+    another pod may be the one that knows why."""
     return any(
         _is_lost(stage) and _has_just_ended(before.stages.get(kind), stage)
         for kind, stage in after.stages.items()
@@ -92,10 +93,9 @@ def is_lost_now(before: PrismRunStatus, after: PrismRunStatus) -> bool:
 
 def _is_lost(stage: StageStatus) -> bool:
     attempt = stage.attempt
-    if attempt is None or attempt.outcome is None or stage.result is not None:
+    if attempt is None or stage.result is not None:
         return False
-    is_silent = attempt.outcome == "ended" and attempt.exit_code in (None, ExitCode.DONE)
-    return attempt.outcome == "preempted" or is_silent
+    return attempt.outcome in ("preempted", "ended")
 
 
 def _has_just_ended(before: StageStatus | None, after: StageStatus) -> bool:
