@@ -31,7 +31,7 @@ from prism_operator.planning.sightings import ChildrenSeen
 
 _log = logging.getLogger(__name__)
 
-_FRESH_SECONDS = 2.0
+_FRESH_SECONDS = 0.5
 """What was stored of a run is trusted for so long, if nothing contradicts it."""
 
 

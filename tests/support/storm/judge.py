@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,8 @@ from storm.people import Touched
 Document = dict[str, Any]
 
 _FINISHED = ("Succeeded", "Failed", "Cancelled")
+_UNDER_WAY_SECONDS = 1.0
+_AT_ONCE_SECONDS = 5.0
 _ONCE = ("PyTorchJob", "ConfigMap", "Deployment", "Service", "NetworkPolicy", "Secret")
 
 
@@ -57,9 +60,20 @@ def _attempts_made(record: Record, uid: str, kind: str) -> set[int]:
     return {int(job.attempt) for job in jobs}
 
 
-def made_twice(record: Record, runs: dict[str, Touched], strangers: set[str]) -> list[str]:
-    """Children that came twice although nobody had deleted them; strangers are none, whatever
-    their labels say."""
+@dataclass
+class Twins:
+    """Children that were created more than once although nobody had deleted them."""
+
+    wrong: list[str]
+    late: int
+    """Of these not wrong: what came just after another operator had deleted it, and went at once.
+    A creation cannot be fenced; only a Lease keeps it from being under way."""
+
+
+def made_twice(
+    record: Record, runs: dict[str, Touched], strangers: set[str], has_lease: bool
+) -> Twins:
+    """Of the runs by UID; strangers are nobody's children, whatever their labels say."""
     lives: dict[tuple[str, str, str], list[Seen]] = defaultdict(list)
     for seen in list(record.seen.values()):
         run = runs.get(seen.run_uid)
@@ -68,12 +82,26 @@ def made_twice(record: Record, runs: dict[str, Touched], strangers: set[str]) ->
         # What was on its way when the run was deleted comes after it, and is collected at once.
         if seen.came_at < run.deleted_at:
             lives[seen.run_uid, seen.kind, seen.name].append(seen)
-    return [
-        f"{runs[uid].name}: {kind} {name} was created {len(found)} times: "
-        + ", ".join(f"{_clock(seen.came_at)} to {_clock(seen.gone_at)}" for seen in found)
-        for (uid, kind, name), found in lives.items()
-        if len(found) > 1 and (kind, name) not in runs[uid].deleted and not _may(runs[uid], kind)
-    ]
+    twins = Twins([], 0)
+    for (uid, kind, name), found in lives.items():
+        if (kind, name) in runs[uid].deleted or _may(runs[uid], kind):
+            continue
+        found.sort(key=lambda seen: seen.came_at)
+        late = 0 if has_lease else sum(map(_is_late, found, found[1:]))
+        twins.late += late
+        if len(found) - late > 1:
+            when = ", ".join(f"{_clock(s.came_at)} to {_clock(s.gone_at)}" for s in found)
+            twins.wrong.append(
+                f"{runs[uid].name}: {kind} {name} was created {len(found)} times: {when}"
+            )
+    return twins
+
+
+def _is_late(before: Seen, after: Seen) -> bool:
+    if before.gone_at is None or after.gone_at is None:
+        return False
+    under_way = after.came_at - before.gone_at < _UNDER_WAY_SECONDS
+    return under_way and after.gone_at - after.came_at < _AT_ONCE_SECONDS
 
 
 def _clock(moment: float | None) -> str:

@@ -204,7 +204,9 @@ class Storm:
         runs = self._people.runs | self._people.former
         by_uid = {run.uid: run for run in runs.values()}
         wrong = self.tally.wrong
-        wrong += made_twice(self._player.record, by_uid, self._strangers.uids)
+        twins = made_twice(self._player.record, by_uid, self._strangers.uids, self._has_lease)
+        wrong += twins.wrong
+        self.tally.done["creations that came late and were undone"] += twins.late
         wrong += ran_together(self._player.record, by_uid)
         wrong += [f"the player had trouble: {t}" for t in self._player.record.troubles]
         self._player.record.troubles.clear()
