@@ -113,6 +113,22 @@ def _may(run: Touched, kind: str) -> bool:
     return run.costly > 0 and kind in ("Deployment", "Service", "NetworkPolicy")
 
 
+def lives_of(record: Record, run_uid: str) -> list[str]:
+    """When the jobs and pods of a run came, what was done to them, and when they went."""
+    found = []
+    for seen in list(record.seen.values()):
+        if seen.run_uid != run_uid or seen.kind not in ("PyTorchJob", "Pod"):
+            continue
+        done = [
+            f"{sent.what} {_clock(sent.done_at)}"
+            for sent in list(record.sent)
+            if (sent.kind, sent.name) == (seen.kind, seen.name) and sent.sent_at >= seen.came_at - 1
+        ]
+        line = f"{seen.kind} {seen.name} {seen.uid[:8]}: {_clock(seen.came_at)}, {', '.join(done)}"
+        found.append(f"{line}, gone {_clock(seen.gone_at)}")
+    return found
+
+
 def ran_together(record: Record, runs: dict[str, Touched]) -> list[str]:
     """Attempts of one run whose pods ran at the same time."""
     return [

@@ -14,7 +14,7 @@ from fault_proxy import ALL, Fault, FaultProxy
 from played import Player, from_kubeconfig
 from prism_api.names import API_VERSION, ATTEMPT_LABEL, PLURAL, UID_LABEL
 from storm.fates import draw_plan, script
-from storm.judge import made_twice, ran_together, wrong_with_run
+from storm.judge import lives_of, made_twice, ran_together, wrong_with_run
 from storm.operators import Place, Replica
 from storm.people import KINDS, People, Strangers
 from storm.table import SEVERED, Tally
@@ -185,12 +185,13 @@ class Storm:
             self.tally.wrong += [*found, *self._story(name)]
 
     def _story(self, name: str) -> list[str]:
-        """What the Events of a run say."""
+        """What the Events of a run say, and when its pods and jobs came and went."""
         uid = self._people.runs[name].uid
         events = self._cluster.admin.list("events.k8s.io/v1", "events", self._namespace)
         own = [e for e in events if e.get("regarding", {}).get("uid") == uid and e.get("eventTime")]
         own.sort(key=lambda event: str(event["eventTime"]))
-        return [f"  {e['eventTime'][11:23]} {e['reason']}: {e['note'][:160]}" for e in own]
+        told = [f"  {e['eventTime'][11:23]} {e['reason']}: {e['note'][:160]}" for e in own]
+        return told + [f"  {life}" for life in lives_of(self._player.record, uid)]
 
     def _rescue_hanging(self, documents: dict[str, Document]) -> None:
         for name, document in documents.items():
