@@ -134,6 +134,11 @@ ENDS = (
         ends=("ended", None, "no quota"),
     ),
     case(
+        "one that was deleted and has saved itself before anybody looked is taken away, too",
+        failed(75, 0, is_deleting=True), failed(75, 1, is_deleting=True),
+        job=a_job(is_finished=True), ends=("preempted", None, "run-sft-a1-worker-0 deleted"),
+    ),
+    case(
         "pods that were deleted before anybody looked are lost, and no fault",
         job=a_job(is_finished=True, message="1 Worker replica(s) failed"),
         ends=("preempted", None, "pods of it were deleted"),

@@ -30,7 +30,7 @@ from prism_operator.operate import run_controller
 IMAGES = Images(trainer="registry.example/trainer:1", rollout="registry.example/rollout:1")
 PACE = Pace(poll_seconds=0.2)
 END_SECONDS = 20.0
-_CLOSING_SECONDS = 0.05
+_CLOSING_SECONDS = 0.25
 """Closed connections go away a few turns of the loop later; it must not be closed before."""
 
 

@@ -208,10 +208,13 @@ def _ended(
             _stopped(attempt, now) if attempt.stopping else _over(attempt, "preempted", now, gone)
         )
     if cause is None:
-        code = ExitCode.DONE if pods and all(p.is_over for p in pods) else None
-        return _over(attempt, "ended", now, "" if code == 0 else job.message, code)
-    if attempt.stopping and meaning_of(cause.exit_code) in (ExitCode.SAVED, ExitCode.CRASHED):
+        done = ExitCode.DONE if pods and all(p.is_over for p in pods) else None
+        return _over(attempt, "ended", now, "" if done == 0 else job.message, done)
+    code = meaning_of(cause.exit_code)
+    if attempt.stopping and code in (ExitCode.SAVED, ExitCode.CRASHED):
         return _stopped(attempt, now)
+    if cause.is_deleting and code == ExitCode.SAVED:
+        return _over(attempt, "preempted", now, f"{cause.name} deleted")
     return _over(attempt, "ended", now, _last_words(cause), cause.exit_code)
 
 
