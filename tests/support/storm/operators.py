@@ -45,9 +45,13 @@ class Replica:
             if now - self._ended_at > _AGAIN_SECONDS:
                 self._start()
 
-    def pause(self) -> None:
-        """It stands still, and does not know."""
-        self._process.pause()
+    def pause(self) -> bool:
+        """It stands still, and does not know; false: it has just ended by itself."""
+        try:
+            self._process.pause()
+        except (ChildProcessError, ProcessLookupError):
+            return False
+        return True
 
     def resume(self) -> None:
         """It goes on where it was."""

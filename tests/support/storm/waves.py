@@ -311,9 +311,8 @@ class Storm:
                 proxy.sever()
                 self._until(lambda: self._leader() != leader, 10.0)
                 proxy.revive()
-            else:
+            elif replica.pause():
                 self.tally.done["leaders that stood still"] += 1
-                replica.pause()
                 self._until(lambda: self._leader() != leader, 10.0)
                 replica.resume()
 
