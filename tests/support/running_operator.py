@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 import kopf
 from prometheus_client import CollectorRegistry
 
+from event_loops import reset_connections
 from played import from_kubeconfig
 from prism_api.resources import Images
 from prism_operator.cluster.client import Client
@@ -30,8 +31,6 @@ from prism_operator.operate import run_controller
 IMAGES = Images(trainer="registry.example/trainer:1", rollout="registry.example/rollout:1")
 PACE = Pace(poll_seconds=0.2)
 END_SECONDS = 20.0
-_CLOSING_SECONDS = 0.25
-"""Closed connections go away a few turns of the loop later; it must not be closed before."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ class RunningOperator:
             raise RuntimeError("controller or kopf ended by itself")
         finally:
             await client.close()
-            await asyncio.sleep(_CLOSING_SECONDS)
+            await reset_connections()
 
 
 def _path(verb: str, path: str, body: Any) -> str:

@@ -20,6 +20,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from event_loops import reset_connections
 from fault_proxy.answers import Answer, Identity, OldLists, failure
 from fault_proxy.faults import (
     AFTER,
@@ -179,8 +180,7 @@ class FaultProxy:
             await self._stop.wait()
             self._cut_off()
             await runner.cleanup()
-        # Connections with TLS end a moment after their session.
-        await asyncio.sleep(0.05)
+        await reset_connections()
 
     def _cut_off(self) -> None:
         self.severed = True

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from event_loops import reset_connections
 from played.actions import Actions
 from played.api import (
     CONFIG_MAPS,
@@ -153,6 +154,7 @@ class Player:
         self._playing = asyncio.create_task(self.run())
         with contextlib.suppress(asyncio.CancelledError):
             await self._playing
+        await reset_connections()
 
 
 def _all(listeners: tuple[Listener, ...]) -> Listener:
