@@ -25,15 +25,11 @@ from quick_runs import LONG, QUICK, STAYS, Open, assert_unharmed, first
 
 pytestmark = pytest.mark.cluster
 
-
 SERVERS = {"rollout": {"backend": "vllm"}}
 LABELLED = {"metadata": {"labels": {UID_LABEL: None}}}
 UNSTAGED = {"metadata": {"labels": {"prism.dev/stage": None}}}
 DISOWNED = {"metadata": {"ownerReferences": None}}
-
-
-@pytest.mark.parametrize("edit", [LABELLED, UNSTAGED, DISOWNED], ids=["run", "stage", "owner"])
-@pytest.mark.parametrize(
+EVERY_CHILD = pytest.mark.parametrize(
     ("kind", "name"),
     [
         (JOBS, "run-align-a1"),
@@ -44,6 +40,10 @@ DISOWNED = {"metadata": {"ownerReferences": None}}
     ],
     ids=["PyTorchJob", "ConfigMap", "Deployment", "Service", "NetworkPolicy"],
 )
+
+
+@pytest.mark.parametrize("edit", [LABELLED, UNSTAGED, DISOWNED], ids=["run", "stage", "owner"])
+@EVERY_CHILD
 def test_marks_that_are_taken_away_come_back_and_no_attempt_is_lost(
     house: Open, kind: Any, name: str, edit: Document
 ) -> None:
@@ -212,17 +212,7 @@ def a_stranger(
 
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["no labels", "our labels"])
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        (JOBS, "run-align-a1"),
-        (CONFIGS, "run-align-a1"),
-        (DEPLOYMENTS, "run-align-rollout"),
-        (SERVICES, "run-align-rollout"),
-        (POLICIES, "run-align-rollout"),
-    ],
-    ids=["PyTorchJob", "ConfigMap", "Deployment", "Service", "NetworkPolicy"],
-)
+@EVERY_CHILD
 def test_what_belongs_to_somebody_else_is_left_alone_and_the_run_says_so(
     house: Open, cluster: ApiCluster, namespace: str, kind: Any, name: str, labelled: bool
 ) -> None:

@@ -1,8 +1,5 @@
 """What users ask of a run and what ends it: suspend, resume, cancel, delete, deadlines, budgets."""
 
-import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -16,40 +13,20 @@ from operated_runs import (
     PATIENT,
     PODS,
     Document,
-    House,
     Run,
-    a_house,
     a_run,
 )
-from played import Evicted, Exit, Part, Player, Script, Trainer, from_kubeconfig
+from played import Evicted, Exit, Player, Script, from_kubeconfig
 from prism_api.names import API_VERSION, PLURAL
+from quick_runs import QUICK, STAYS, Open, first
 from running_operator import RunningOperator
 
 pytestmark = pytest.mark.cluster
 
-QUICK = Part(0.02, 0.02, 0.1, stop_s=0.02, steps=5)
 LONG = replace(QUICK, run_s=30.0, steps=600)
 CRASH = replace(QUICK, ending=Exit(1, "crashed"))
 HANGS = replace(QUICK, hangs_at=0)
-STAYS = Part(0.02, 0.02, math.inf, stop_s=0.02)
 SERVERS: dict[str, Any] = {"rollout": {"backend": "vllm"}}
-
-Open = Callable[[Callable[[Trainer], Part]], AbstractContextManager[House]]
-
-
-@pytest.fixture
-def house(cluster: ApiCluster, namespace: str) -> Open:
-    """Opens the namespace with parts for attempts."""
-
-    def open_with(trainer: Callable[[Trainer], Part]) -> AbstractContextManager[House]:
-        return a_house(cluster, namespace, Script(trainer, lambda who: STAYS))
-
-    return open_with
-
-
-def first(part: Part) -> Callable[[Trainer], Part]:
-    """A part for first attempts; others are quick."""
-    return lambda who: part if who.attempt == 1 else QUICK
 
 
 def test_a_suspended_run_holds_nothing_and_goes_on_where_it_was(house: Open) -> None:

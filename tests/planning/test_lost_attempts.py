@@ -6,7 +6,7 @@ import pytest
 
 from prism_api.exit_codes import ExitCode
 from prism_api.status import AttemptStatus, PrismRunStatus, StageStatus
-from prism_operator.planning.fold import is_lost_now
+from prism_operator.planning.fold import has_ended_unproven
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -30,16 +30,16 @@ def a_status(
     ],
 )
 def test_taken_away_or_over_without_a_proof(outcome: str, code: int | None) -> None:
-    assert is_lost_now(a_status(), a_status(outcome=outcome, code=code))
+    assert has_ended_unproven(a_status(), a_status(outcome=outcome, code=code))
 
 
 @pytest.mark.parametrize("outcome", [None, "interrupted"])
 def test_what_runs_or_was_asked_to_end_is_not_lost(outcome: str | None) -> None:
-    assert not is_lost_now(a_status(), a_status(outcome=outcome))
+    assert not has_ended_unproven(a_status(), a_status(outcome=outcome))
 
 
 def test_only_when_it_is_news() -> None:
     lost = a_status(outcome="preempted")
-    assert not is_lost_now(lost, lost)
-    assert is_lost_now(lost, a_status(number=2, outcome="preempted"))
-    assert is_lost_now(PrismRunStatus(), lost)
+    assert not has_ended_unproven(lost, lost)
+    assert has_ended_unproven(lost, a_status(number=2, outcome="preempted"))
+    assert has_ended_unproven(PrismRunStatus(), lost)

@@ -29,7 +29,7 @@ from prism_operator.cluster.runs import (
     status_document,
 )
 from prism_operator.planning.attempts import moment
-from prism_operator.planning.fold import is_lost_now, next_status
+from prism_operator.planning.fold import has_ended_unproven, next_status
 from prism_operator.planning.sightings import ChildrenSeen, JobSeen, PodSeen, ServersSeen
 from prism_operator.planning.summary import refused
 
@@ -134,7 +134,7 @@ class Reconciler:
             now,
         )
         self._watch_progress(record, seen)
-        if is_lost_now(record.status, following.status) and await self._look_again(record):
+        if has_ended_unproven(record.status, following.status) and await self._look_again(record):
             return 0.0
         if await self._store(record, following.status):
             return 0.0

@@ -81,17 +81,17 @@ def next_status(
     return Next(summarize(stored, stages, decision, seen, generation, now), decision)
 
 
-def is_lost_now(before: PrismRunStatus, after: PrismRunStatus) -> bool:
+def has_ended_unproven(before: PrismRunStatus, after: PrismRunStatus) -> bool:
     """Whether an attempt has just ended without a proof, and not because it was asked to. Who sees
     too little of its job and pods must look again before that is stored: it may be going on, or
     another pod may be the one that knows why."""
     return any(
-        _is_lost(stage) and _has_just_ended(before.stages.get(kind), stage)
+        _is_unproven(stage) and _has_just_ended(before.stages.get(kind), stage)
         for kind, stage in after.stages.items()
     )
 
 
-def _is_lost(stage: StageStatus) -> bool:
+def _is_unproven(stage: StageStatus) -> bool:
     attempt = stage.attempt
     if attempt is None or stage.result is not None:
         return False

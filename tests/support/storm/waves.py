@@ -182,7 +182,7 @@ class Storm:
                 self._tend()
                 time.sleep(0.3)
         for name, found in wrong.items():
-            self.tally.wrong += [*found, *self._story(name)]
+            self.tally.wrong.append("\n".join([*found, *self._story(name)]))
 
     def _story(self, name: str) -> list[str]:
         """What the Events of a run say, and when its pods and jobs came and went."""
