@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api_cluster import ApiCluster
 from cluster_processes import ClusterProcess
+from operator_rights import operator_kubeconfig
 from played.api import Api
-from prism_api.names import API_VERSION, GROUP, KIND, MANAGER, PLURAL, VERSION
+from prism_api.names import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from prism_operator.local.servers import port_of, reserved_port
-from prism_operator.manifests.rbac import build_namespaced
 
 Json = dict[str, Any]
 
@@ -70,10 +70,8 @@ class Operator:
     """`python -m prism_operator` with the rights of its chart, in a namespace of its own."""
 
     def __init__(self, cluster: ApiCluster, namespace: str) -> None:
-        for manifest in build_namespaced(namespace, [namespace]):
-            cluster.admin.create(manifest)
         self._port = reserved_port()
-        kubeconfig = cluster.kubeconfig_for(namespace, MANAGER)
+        kubeconfig = operator_kubeconfig(cluster, namespace)
         settings = {
             "KUBECONFIG": str(kubeconfig),
             "POD_NAME": "prism-operator-0",

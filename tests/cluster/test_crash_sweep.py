@@ -9,6 +9,7 @@ import pytest
 
 from api_cluster import ApiCluster, wait_for
 from crash_points import Calm, Point, Theatre, stop_at
+from operator_rights import operator_kubeconfig
 from running_operator import RunningOperator, Write
 from swept_runs import SCENARIOS, View, a_run, attempts_of, differences, player_of
 
@@ -83,7 +84,8 @@ def test_a_dead_operator_sends_nothing_and_what_it_sent_before_is_done(
 ) -> None:
     view = View(theatre.cluster, namespace, "well")
     stop = stop_at(moment, "POST configmaps/well-sft-a1")
-    operator = RunningOperator(theatre.cluster.admin_kubeconfig, [namespace], progress_port=1)
+    rights = operator_kubeconfig(theatre.cluster, namespace)
+    operator = RunningOperator(rights, [namespace], progress_port=1)
     operator.on_write = stop
     operator.start()
     theatre.cluster.admin.create(a_run(SCENARIOS["well"], namespace))
@@ -96,7 +98,7 @@ def test_a_dead_operator_sends_nothing_and_what_it_sent_before_is_done(
 
 
 def test_a_killed_operator_ends_at_once_and_starts_anew(theatre: Theatre, namespace: str) -> None:
-    where = (theatre.cluster.admin_kubeconfig, [namespace])
+    where = (operator_kubeconfig(theatre.cluster, namespace), [namespace])
     writes: list[Write] = []
 
     def note(write: Write, moment: str) -> bool:

@@ -16,9 +16,9 @@ import stuck_operator
 from api_cluster import ApiCluster, wait_for
 from operated_runs import Document, Run, a_run
 from operator_replicas import LEASE, Replica, a_replica
+from operator_rights import operator_kubeconfig
 from played import Part, Player, Script, from_kubeconfig
 from prism_api.names import MANAGER
-from prism_operator.manifests.rbac import build_namespaced
 
 pytestmark = pytest.mark.cluster
 
@@ -81,13 +81,11 @@ def pair(cluster: ApiCluster, namespace: str, tmp_path: Path) -> OpenPair:
     @contextmanager
     def one(name: str, times: Mapping[str, str], *program: str) -> Iterator[Replica]:
         kubeconfig = tmp_path / f"{name}.kubeconfig"  # with a token, by which the audit knows it
-        shutil.copy(cluster.kubeconfig_for(namespace, MANAGER), kubeconfig)
+        shutil.copy(operator_kubeconfig(cluster, namespace), kubeconfig)
         settings = {**times, "PRISM_NAMESPACES": namespace}
         with a_replica(kubeconfig, namespace, name, tmp_path, settings) as replica:
             yield replica
 
-    for manifest in build_namespaced(namespace, [namespace]):
-        cluster.admin.apply(manifest)
     return start
 
 
@@ -182,9 +180,7 @@ def test_a_standby_is_alive_and_ready_and_both_show_every_documented_metric(
 def test_a_reconcile_loop_that_does_not_move_is_dead_whatever_else_answers(
     cluster: ApiCluster, namespace: str, tmp_path: Path
 ) -> None:
-    for manifest in build_namespaced(namespace, [namespace]):
-        cluster.admin.apply(manifest)
-    kubeconfig = cluster.kubeconfig_for(namespace, MANAGER)
+    kubeconfig = operator_kubeconfig(cluster, namespace)
     program = (str(Path(stuck_operator.__file__)),)
     settings = {"PRISM_NAMESPACES": namespace, "PRISM_CONCURRENCY": "1"}
     with a_replica(kubeconfig, namespace, "stuck", tmp_path, settings, program) as replica:

@@ -16,6 +16,7 @@ from operated_runs import (
     Run,
     a_run,
 )
+from operator_rights import operator_kubeconfig
 from played import Evicted, Exit, Player, Script, from_kubeconfig
 from prism_api.names import API_VERSION, PLURAL
 from quick_runs import QUICK, STAYS, Open, first
@@ -201,9 +202,8 @@ def test_runs_of_one_name_in_two_namespaces_know_nothing_of_each_other(
     script = Script(lambda who: LONG if who.attempt == 1 else QUICK, lambda who: STAYS)
     with Player(url, credentials, script, port=0) as player:
         places = [namespace, other]
-        with RunningOperator(
-            cluster.admin_kubeconfig, places, progress_port=player.port, pace=PATIENT
-        ):
+        rights = operator_kubeconfig(cluster, namespace, places)
+        with RunningOperator(rights, places, progress_port=player.port, pace=PATIENT):
             runs = [Run(cluster, place, "run") for place in places]
             for place in places:
                 cluster.admin.create(a_run(place))

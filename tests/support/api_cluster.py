@@ -118,6 +118,20 @@ class ApiCluster:
         events = (json.loads(line) for line in lines if user in line)
         return [event for event in events if event["user"]["username"] == user]
 
+    def deletions_in(self, namespace: str, prefix: str = "") -> list[str]:
+        """Who asked for the end of what, and when, of names that begin so: a line each."""
+        lines = self._plane.audit_log.read_text().splitlines()
+        events = (json.loads(line) for line in lines if namespace in line and '"delete' in line)
+        return [
+            f"{event['requestReceivedTimestamp'][11:23]} {event['user']['username']} "
+            f"{event['verb']}s {about['resource']}/{about.get('name', '')}: "
+            f"{event.get('responseStatus', {}).get('code')}"
+            for event in events
+            if (about := event.get("objectRef", {})).get("namespace") == namespace
+            and event["verb"].startswith("delete")
+            and about.get("name", "").startswith(prefix)
+        ]
+
     def kubectl(
         self,
         *arguments: str | Path,

@@ -10,6 +10,8 @@ apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+- level: Metadata
+  verbs: [delete, deletecollection]
 - level: None
   userGroups: ["system:serviceaccounts:kube-system"]
 - level: Metadata
@@ -49,7 +51,8 @@ class ControlPlane:
 
     @property
     def audit_log(self) -> Path:
-        """Each request of ServiceAccounts other than the cluster's own, a line of JSON each."""
+        """Each request of ServiceAccounts other than the cluster's own, and everybody's deletions:
+        a line of JSON each."""
         return self.folder / "audit.log"
 
     def etcd(self) -> list[str]:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 from api_cluster import ApiCluster
 from operator_process import OperatorProcess
+from operator_rights import operator_kubeconfig
 from played import Player
 from running_operator import Moment, RunningOperator, Write
 from swept_runs import Document, Outcome, View, differences, finish
@@ -107,6 +109,8 @@ class Theatre:
         lost = differences(calm.outcome, outcome)
         if operator.failure:
             lost.append(f"the operator ended by itself: {operator.failure!r}")
+        if lost:
+            lost += self.cluster.deletions_in(view.namespace)
         return Point(where, tuple(lost), time.monotonic() - started)
 
     def killed_after(self, scenario: str, seconds: float, calm: Calm) -> Point:
@@ -114,7 +118,7 @@ class Theatre:
         written."""
         view, started = self._view(scenario), time.monotonic()
         log = self.cluster.folder / f"operator-{view.namespace}.log"
-        operator = OperatorProcess(self.cluster.admin_kubeconfig, view.namespace, log)
+        operator = OperatorProcess(self._rights(view), view.namespace, log)
         kill = Alarm(seconds, operator.kill)
         operator.start()
         try:
@@ -128,8 +132,11 @@ class Theatre:
         return View(self.cluster, self.cluster.new_namespace(), scenario)
 
     def _operator(self, view: View) -> RunningOperator:
-        where = (self.cluster.admin_kubeconfig, (view.namespace,))
+        where = (self._rights(view), (view.namespace,))
         return RunningOperator(*where, progress_port=self.player.port)
+
+    def _rights(self, view: View) -> Path:
+        return operator_kubeconfig(self.cluster, view.namespace)
 
     def sweep(self, scenario: str, calm: Calm) -> Iterator[Point]:
         """Points before and after each write, in turn, until a run has no more; then before and

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api_cluster import ApiCluster, Found, wait_for
+from operator_rights import operator_kubeconfig
 from played import Player, Script, from_kubeconfig
 from prism_api.names import API_VERSION, KIND, PLURAL
 from prism_operator.cluster.controller import Pace
@@ -205,9 +206,8 @@ def a_house(
     """An operator and a player for the time of the block; neither may have had trouble."""
     url, credentials = from_kubeconfig(cluster.admin_kubeconfig)
     with Player(url, credentials, script, namespace=namespace, port=0) as player:
-        operator = RunningOperator(
-            cluster.admin_kubeconfig, [namespace], progress_port=player.port, pace=pace
-        )
+        rights = operator_kubeconfig(cluster, namespace)
+        operator = RunningOperator(rights, [namespace], progress_port=player.port, pace=pace)
         with operator:
             yield House(cluster, namespace, player, operator)
         assert not player.record.together(), "pods of two attempts ran at the same time"

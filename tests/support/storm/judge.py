@@ -129,6 +129,18 @@ def lives_of(record: Record, run_uid: str) -> list[str]:
     return found
 
 
+def described(thing: Document) -> str:
+    """An object that is still there: since when, of whom, and whether it is on its way out."""
+    meta = thing["metadata"]
+    owners = [f"{o['kind']} {o['name']} {o['uid'][:8]}" for o in meta.get("ownerReferences", ())]
+    facts = [f"of {', '.join(owners) or 'nobody'}", f"created {meta['creationTimestamp']}"]
+    if "deletionTimestamp" in meta:
+        facts.append(f"to go at {meta['deletionTimestamp']}")
+    if phase := thing.get("status", {}).get("phase"):
+        facts.append(f"phase {phase}")
+    return f"{meta['name']} ({', '.join(facts)})"
+
+
 def ran_together(record: Record, runs: dict[str, Touched]) -> list[str]:
     """Attempts of one run whose pods ran at the same time."""
     return [

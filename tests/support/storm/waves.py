@@ -11,10 +11,11 @@ from typing import Any
 
 from api_cluster import ApiCluster
 from fault_proxy import ALL, Fault, FaultProxy
+from operator_rights import operator_kubeconfig
 from played import Player, from_kubeconfig
 from prism_api.names import API_VERSION, ATTEMPT_LABEL, PLURAL, UID_LABEL
 from storm.fates import draw_plan, script
-from storm.judge import lives_of, made_twice, ran_together, wrong_with_run
+from storm.judge import described, lives_of, made_twice, ran_together, wrong_with_run
 from storm.operators import Place, Replica
 from storm.people import KINDS, People, Strangers
 from storm.table import SEVERED, Tally
@@ -88,10 +89,11 @@ class Storm:
             plays = script(first_stage)
             player = Player(url, credentials, plays, namespace=self._namespace, port=0)
             self._player = stack.enter_context(player)
+            rights = operator_kubeconfig(self._cluster, self._namespace)
             for number in range(2):
                 proxy = stack.enter_context(self._proxy(number))
                 self._proxies.append(proxy)
-                copy = proxy.kubeconfig(self._cluster.admin_kubeconfig, folder / f"{number}")
+                copy = proxy.kubeconfig(rights, folder / f"{number}")
                 name = f"operator-{number}"
                 log = self._logs / f"{self._namespace}-{name}.log"
                 place = Place(copy, self._namespace, self._player.port, log)
@@ -168,7 +170,7 @@ class Storm:
                 for name, run in runs.items()
                 if (found := wrong_with_run(run, documents[name], record))
             }
-            self._under_way &= set(wrong)
+            self._under_way = set(wrong)  # what a hand had made look well may be among them again
             now = {documents[name]["metadata"]["resourceVersion"] for name in wrong}
             before, since = now, since if now == before else time.monotonic()
             if not wrong:
@@ -191,7 +193,9 @@ class Storm:
         own = [e for e in events if e.get("regarding", {}).get("uid") == uid and e.get("eventTime")]
         own.sort(key=lambda event: str(event["eventTime"]))
         told = [f"  {e['eventTime'][11:23]} {e['reason']}: {e['note'][:160]}" for e in own]
-        return told + [f"  {life}" for life in lives_of(self._player.record, uid)]
+        lives = lives_of(self._player.record, uid)
+        ends = self._cluster.deletions_in(self._namespace, name)
+        return told + [f"  {line}" for line in (*lives, *ends)]
 
     def _rescue_hanging(self, documents: dict[str, Document]) -> None:
         for name, document in documents.items():
@@ -225,7 +229,7 @@ class Storm:
         until = time.monotonic() + self._weather.patience_seconds
         while True:
             found = [
-                f"{plural}/{thing['metadata']['name']}"
+                f"{plural}/{described(thing)}"
                 for plural in ("pods", "deployments", "services", "networkpolicies")
                 for thing in self._cluster.admin.list(
                     KINDS[plural], plural, self._namespace, UID_LABEL
