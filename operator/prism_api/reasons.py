@@ -26,3 +26,4 @@ class Reason(StrEnum):
     STAGE_DEADLINE_EXCEEDED = "StageDeadlineExceeded"
     ACCEPTED = "Accepted"
     INVALID_SPEC = "InvalidSpec"
+    UNREADABLE_STATUS = "UnreadableStatus"

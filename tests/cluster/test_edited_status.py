@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from operated_runs import (
-    Document,
-)
+from operated_runs import JOBS, Document
 from quick_runs import LONG, Open, first
 
 pytestmark = pytest.mark.cluster
@@ -45,6 +43,29 @@ def test_whatever_is_written_into_the_status_the_run_ends_well(house: Open, edit
         assert {s["state"] for s in status["stages"].values()} == {"Succeeded"}
         assert all("result" in s for s in status["stages"].values())
         run.until("its children go", at.is_empty)
+
+
+def test_a_status_that_cannot_be_read_is_told_and_the_run_goes_on_when_it_is_mended(
+    house: Open,
+) -> None:
+    """It stays as its user wrote it until then, and so does what runs."""
+    with house(first(LONG)) as at:
+        run = at.run("run", "sft", "align")
+        run.trains("align")
+        job = at.get(JOBS, "run-align-a1")["metadata"]["uid"]
+        run.edit_status(stages={"mine": {"message": "by hand"}})
+        run.until("it is told", lambda: run.condition("Accepted")["status"] == "False")
+        told = run.condition("Accepted")
+        assert told["reason"] == "UnreadableStatus"
+        assert "mine" in told["message"]
+        assert "remove what is wrong" in told["message"]
+        assert "mine" in run.event("UnreadableStatus")["note"]
+        at.stays("its job", lambda: at.get(JOBS, "run-align-a1")["metadata"]["uid"] == job)
+        assert run.stage("mine")["message"] == "by hand"
+        run.edit_status(stages={"mine": None})
+        status = run.ends()
+        assert run.condition("Accepted")["status"] == "True"
+        assert status["stages"]["align"]["attempt"]["number"] == 1
 
 
 def test_a_finished_run_whose_result_is_taken_away_proves_itself_again(house: Open) -> None:

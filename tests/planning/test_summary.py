@@ -157,7 +157,7 @@ def test_a_run_that_is_taken_up_again_has_not_ended() -> None:
 
 def test_a_spec_that_is_refused_leaves_what_runs_as_it_is() -> None:
     stored = summary(decided(State.RUNNING, Reason.TRAINING), sft=RUNNING)
-    status = refused(stored, "spec.model: is missing", 4, later(5))
+    status = refused(stored, Reason.INVALID_SPEC, "spec.model: is missing", 4, later(5))
 
     accepted = the(status, "Accepted")
     assert (accepted.status, accepted.reason) == ("False", "InvalidSpec")
@@ -167,4 +167,4 @@ def test_a_spec_that_is_refused_leaves_what_runs_as_it_is() -> None:
     assert (status.stages, status.state, status.observed_generation) == (
         stored.stages, stored.state, 4
     )  # fmt: skip
-    assert refused(status, "spec.model: is missing", 4, later(9)) == status
+    assert refused(status, Reason.INVALID_SPEC, "spec.model: is missing", 4, later(9)) == status

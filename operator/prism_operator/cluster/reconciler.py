@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from prism_api.names import ATTEMPT_LABEL, KIND, STAGE_LABEL, UID_LABEL
+from prism_api.reasons import Reason
 from prism_api.status import PrismRunStatus
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.caretaker import Caretaker, Refused
@@ -25,8 +26,8 @@ from prism_operator.cluster.runs import (
     RunReader,
     RunRecord,
     current_kinds,
+    document_to_store,
     merge_patch,
-    status_document,
 )
 from prism_operator.planning.attempts import moment
 from prism_operator.planning.fold import has_ended_unproven, next_status
@@ -114,12 +115,10 @@ class Reconciler:
 
     async def _step(self, record: RunRecord) -> float | None:
         now = self._clock()
-        if not record.is_readable:
-            _log.error("%s/%s: %s", record.namespace, record.name, record.refusal)
-            return None
         if record.read is None:
-            status = refused(record.status, record.refusal, record.generation, moment(now))
-            await self._store(record, status)
+            why = Reason.INVALID_SPEC if record.is_readable else Reason.UNREADABLE_STATUS
+            facts = (why, record.refusal, record.generation, moment(now))
+            await self._store(record, refused(record.status, *facts))
             return None
         read, seen = record.read, self._seen(record)
         if await self._has_found_again(record, read, seen):
@@ -186,7 +185,7 @@ class Reconciler:
     async def _store(self, record: RunRecord, status: PrismRunStatus) -> bool:
         """Write the status if it is another one; whether it was. Fenced: of this very run, as we
         know it."""
-        wanted = status_document(status)
+        wanted = document_to_store(record, status)
         patch = merge_patch(record.stored, wanted)
         if not patch or patch == record.residue:
             return False

@@ -25,6 +25,8 @@ _UNREADABLE = (
     "its status cannot be read; remove what is wrong, or the whole status: what the run has \
 done is found again in the store"
 )
+_TOLD = ("conditions", "message", "observedGeneration")
+"""Members of a status that only tell."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,10 @@ class RunReader:
             except SpecError as error:
                 refusal = str(error)
         stored = document.get("status") or {}
-        status = PrismRunStatus()
         try:
             status = parse(PrismRunStatus, stored)
         except SpecError as error:
+            status = _told_by(stored)
             read, refusal = None, f"{_UNREADABLE}: {error}"
         return RunRecord(
             uid=meta["uid"],
@@ -154,6 +156,14 @@ class RunReader:
         return ReadRun(run, household)
 
 
+def _told_by(stored: Document) -> PrismRunStatus:
+    """Of a status that cannot be read what people were told last, if that can be."""
+    try:
+        return parse(PrismRunStatus, {key: stored[key] for key in _TOLD if key in stored})
+    except SpecError:
+        return PrismRunStatus()
+
+
 def _with_defaults(images: Images, defaults: Images) -> Images:
     return images.model_copy(
         update={
@@ -178,6 +188,14 @@ def _made_of(spec: Document) -> str:
     written = {key: value for key, value in spec.items() if key not in _MAKES_NOTHING}
     text = json.dumps(written, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def document_to_store(record: RunRecord, status: PrismRunStatus) -> Document:
+    """A run's status as it is to be. What cannot be read stays: only its user may remove it."""
+    wanted = status_document(status)
+    if record.is_readable:
+        return wanted
+    return {**record.stored, **{key: wanted[key] for key in _TOLD if key in wanted}}
 
 
 def status_document(status: PrismRunStatus) -> Document:

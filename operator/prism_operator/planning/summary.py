@@ -46,10 +46,12 @@ def summarize(
     )
 
 
-def refused(stored: PrismRunStatus, message: str, generation: int, now: datetime) -> PrismRunStatus:
-    """Of a run whose spec cannot be carried out; what runs of it is left as it is."""
+def refused(
+    stored: PrismRunStatus, reason: Reason, message: str, generation: int, now: datetime
+) -> PrismRunStatus:
+    """Of a run that cannot be carried out as it is written; what runs of it is left as it is."""
     conditions = {c.type: c for c in stored.conditions}
-    answer = _answer("Accepted", False, Reason.INVALID_SPEC, message)
+    answer = _answer("Accepted", False, reason, message)
     conditions["Accepted"] = _dated(conditions.get("Accepted"), answer, generation, now)
     facts = {
         "observed_generation": generation,
