@@ -9,9 +9,9 @@ from prism_api.names import STAGE_LABEL, UID_LABEL
 from prism_api.resources import Images
 from prism_operator.cluster.cache import Cache
 from prism_operator.cluster.caretaker import Caretaker, Refused
-from prism_operator.cluster.client import Client
+from prism_operator.cluster.client import Client, Document
 from prism_operator.cluster.errors import ClusterError, Conflict, Forbidden, Invalid, NotFound
-from prism_operator.cluster.resources import JOBS, SERVICES, Resource
+from prism_operator.cluster.resources import DEPLOYMENTS, JOBS, SERVICES, Resource
 from prism_operator.cluster.runs import RunReader, RunRecord
 from prism_operator.manifests.children import Needed
 from prism_operator.planning.sightings import ChildrenSeen
@@ -30,11 +30,19 @@ class Requests:
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
         self.errors: list[ClusterError] = []
+        self.there: dict[str, Document] = {}
+        """What is there, by path."""
 
     async def delete(self, path: str, uid: str) -> None:
         self.sent.append(("DELETE", path.rpartition("/")[2]))
         if self.errors:
             raise self.errors.pop()
+
+    async def get(self, path: str) -> Document:
+        self.sent.append(("GET", path.rpartition("/")[2]))
+        if path not in self.there:
+            raise NotFound(path, 404, "not found")
+        return self.there[path]
 
     async def create(self, path: str, manifest: object) -> None:
         raise self.errors.pop()
@@ -60,6 +68,12 @@ class World:
             "ownerReferences": [{"uid": owner, "controller": True}],
         }
         self.cache.put(resource, {"metadata": meta})
+
+    def stays_without_labels(self, resource: Resource, name: str, owner: str = UID) -> None:
+        meta = {"uid": f"uid-of-{name}", "name": name, "namespace": "here", "resourceVersion": "9"}
+        owners = [{"uid": owner, "controller": True}]
+        document = {"metadata": {**meta, "ownerReferences": owners}}
+        self.api.there[resource.path("here", name)] = document
 
     def goes(self, resource: Resource, name: str) -> None:
         meta = {"uid": f"uid-of-{name}", "name": name, "resourceVersion": "9"}
@@ -97,6 +111,42 @@ def test_a_deletion_that_was_not_made_is_made_again(
     world.api.errors = [error("DELETE", 0, "")]
     world.cares()
     assert world.cares() == [("DELETE", "run-sft-a2")] * times
+
+
+def test_what_has_lost_our_label_and_is_not_wanted_is_deleted_all_the_same(world: World) -> None:
+    world.shows(DEPLOYMENTS, "run-align-rollout")
+    world.goes(DEPLOYMENTS, "run-align-rollout")
+    world.stays_without_labels(DEPLOYMENTS, "run-align-rollout")
+    doubtful_at = world.caretaker.doubtful_at(world.record, ())
+    assert doubtful_at is not None
+    assert doubtful_at >= world.now - 1
+    asked = [("GET", "run-align-rollout"), ("DELETE", "run-align-rollout")]
+    world.api.errors = [Conflict("DELETE", 409, "try again")]
+    assert world.cares() == asked
+    assert world.cares() == asked * 2
+    assert world.caretaker.doubtful_at(world.record, ()) is None
+    assert world.cares() == asked * 2
+
+
+@pytest.mark.parametrize("owner", ["another", "nobody is there"])
+def test_what_is_gone_or_is_somebody_elses_by_now_is_asked_for_once(
+    world: World, owner: str
+) -> None:
+    world.shows(DEPLOYMENTS, "run-align-rollout")
+    world.goes(DEPLOYMENTS, "run-align-rollout")
+    if owner == "another":
+        world.stays_without_labels(DEPLOYMENTS, "run-align-rollout", owner)
+    assert world.cares() == [("GET", "run-align-rollout")]
+    assert world.cares() == [("GET", "run-align-rollout")]
+
+
+def test_what_we_have_deleted_ourselves_is_not_looked_for(world: World) -> None:
+    world.record.memory.confirmed_at = 101.0
+    world.shows(DEPLOYMENTS, "run-align-rollout")
+    world.cares()
+    world.goes(DEPLOYMENTS, "run-align-rollout")
+    assert world.caretaker.doubtful_at(world.record, ()) is None
+    assert world.cares() == [("DELETE", "run-align-rollout")]
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,21 @@ class Cache:
 
         self._removed_at: dict[str, float] = {}
         """When a child of a run was last seen to be gone."""
+        self._out_of_sight: dict[str, set[Key]] = {}
+        """What went, of a run, without anybody here having deleted it."""
 
     def removed_at(self, run_uid: str) -> float:
         """When a child of the run was last seen to be gone, by the clock; -inf: never."""
         return self._removed_at.get(run_uid, -math.inf)
+
+    def out_of_sight(self, run_uid: str) -> frozenset[Key]:
+        """Children of the run that a watch says are gone though nobody here has deleted them: they
+        may have lost our label only."""
+        return frozenset(self._out_of_sight.get(run_uid, ()))
+
+    def is_gone(self, run_uid: str, key: Key) -> None:
+        """A child that was out of sight is gone for certain."""
+        self._out_of_sight.get(run_uid, set()).discard(key)
 
     def children(self, run_uid: str) -> Mapping[Key, Child]:
         """Of one run."""
@@ -103,6 +114,7 @@ class Cache:
         since = known.known_since if known is not None and is_same else self.clock()
         child = replace(child, known_since=since)
         self._runs.setdefault(run_uid, {})[child.key] = child
+        self.is_gone(run_uid, child.key)  # what went before
         is_news = known is None or replace(known, version=child.version) != child
         return run_uid if is_news else None
 
@@ -147,11 +159,14 @@ class Cache:
         """A run that is gone: garbage collection has its children."""
         self._runs.pop(run_uid, None)
         self._removed_at.pop(run_uid, None)
+        self._out_of_sight.pop(run_uid, None)
 
     def _drop(self, run_uid: str, key: Key, uid: str) -> str | None:
         children = self._runs.get(run_uid, {})
         if key not in children or children[key].uid != uid:
             return None
+        if key[0] != PODS and not children[key].is_deleting:
+            self._out_of_sight.setdefault(run_uid, set()).add(key)
         del children[key]
         self._removed_at[run_uid] = self.clock()
         if not children:

@@ -59,10 +59,11 @@ class Caretaker:
         is_work = any(
             self._is_work(record, child, children.get(key)) for key, child in wanted.items()
         )
-        if not unwanted and not is_work:
+        is_sought = bool(self._cache.out_of_sight(record.uid) - wanted.keys())
+        if not unwanted and not is_work and not is_sought:
             return None
         newest = max((child.known_since for child in unwanted), default=-math.inf)
-        return max(newest, self._absent_since(record)) if is_work else newest
+        return max(newest, self._absent_since(record)) if is_work or is_sought else newest
 
     def _absent_since(self, record: RunRecord) -> float:
         """What is wanted has to have been asked for later, to create what is missing."""
@@ -82,6 +83,8 @@ class Caretaker:
         certain = [u for u in unwanted if u.known_since < record.memory.confirmed_at]
         for surplus in certain:
             await self._delete(record, surplus)
+        for key in self._cache.out_of_sight(record.uid) - wanted.keys():
+            await self._delete_unseen(record, key)
         children = self._cache.children(record.uid)
         if _misses_token(read, seen):
             await self._create_token(record, read)
@@ -218,15 +221,31 @@ class Caretaker:
         self._cache.put(there.resource, actual)
         record.memory.checked[there.uid] = content_of(actual), child.attempt
 
-    async def _delete(self, record: RunRecord, child: Child) -> None:
+    async def _delete(self, record: RunRecord, child: Child) -> bool:
+        """Whether it goes."""
         try:
             await self._client.delete(child.resource.path(child.namespace, child.name), child.uid)
         except Conflict:
-            return  # another object by now, as will be seen; or not: then it is tried again
+            return False  # another object by now, as will be seen; or not: then it is tried again
         except NotFound:
             pass
         _log.info("%s %s was deleted", child.resource, child.name)
         self._cache.mark_deleting(record.uid, child)
+        return True
+
+    async def _delete_unseen(self, record: RunRecord, key: Key) -> None:
+        """What is not wanted and is out of sight, if it is still there: somebody took our label
+        away, and what it holds would be held until its run is deleted."""
+        resource, name = key
+        try:
+            there = child_of(
+                resource, await self._client.get(resource.path(record.namespace, name))
+            )
+        except NotFound:
+            there = None
+        is_ours = there is not None and there.owner_uid == record.uid and not there.is_deleting
+        if there is None or not is_ours or await self._delete(record, there):
+            self._cache.is_gone(record.uid, key)
 
 
 def _is_foreign(record: RunRecord, there: Child) -> bool:

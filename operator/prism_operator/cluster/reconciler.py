@@ -133,8 +133,10 @@ class Reconciler:
             now,
         )
         self._watch_progress(record, seen)
-        if has_ended_unproven(record.status, following.status) and await self._look_again(record):
-            return 0.0
+        if has_ended_unproven(record.status, following.status):
+            await self._look_again(record)
+            if self._seen(record) != seen:  # by that, or by a watch in the meantime
+                return 0.0
         if await self._store(record, following.status):
             return 0.0
         pause = await self._care(record, read, seen, now)
@@ -230,10 +232,8 @@ class Reconciler:
             self.take(document)
             self.records[uid].memory.confirmed_at = sent_at
 
-    async def _look_again(self, record: RunRecord) -> bool:
-        """Ask for what the caches do not show of an attempt, before it ends because of that;
-        whether they were behind."""
-        is_news = False
+    async def _look_again(self, record: RunRecord) -> None:
+        """Ask for what the caches do not show of an attempt, before it ends because of that."""
         for kind in current_kinds(record):
             attempt = record.status.stages[kind].attempt
             assert attempt is not None
@@ -242,8 +242,7 @@ class Reconciler:
             for resource in (JOBS, PODS):
                 listed = await self._client.list(resource.path(record.namespace), selector)
                 for document in listed["items"] or ():
-                    is_news |= self._cache.put(resource, document) is not None
-        return is_news
+                    self._cache.put(resource, document)
 
     async def _care(
         self, record: RunRecord, read: ReadRun, seen: ChildrenSeen, now: float
