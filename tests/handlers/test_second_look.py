@@ -5,8 +5,8 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from test_news import JOB, RUN, a_job, a_pod
 
+from child_documents import JOB, RUN, a_job, a_pod
 from prism_api.names import API_VERSION
 from prism_api.resources import Images
 from prism_api.status import PrismRunStatus, StageStatus, State
