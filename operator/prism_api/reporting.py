@@ -1,5 +1,7 @@
 """What a trainer pod tells the operator: progress while it runs, its stage's result at the end."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from prism_api.base import Contract
@@ -44,13 +46,13 @@ class ProgressReport(Contract):
     """Which attempt: what an old pod at a reused address says is not taken."""
     uid: str
     """UID of the run."""
-    phase: str
+    phase: Annotated[str, Field(max_length=64)]
     """Part of the stage: train, warmup, game."""
-    step: int
+    step: Annotated[int, Field(ge=0)]
     """Iterations of the phase that are done."""
-    steps: int
+    steps: Annotated[int, Field(ge=0)]
     """Iterations of the phase."""
     eta_seconds: float | None = None
     """Until the stage is done."""
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=256)
     """Of the newest iteration."""

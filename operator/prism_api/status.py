@@ -70,7 +70,7 @@ class AttemptStatus(Contract):
     gang: str | None = None
     """Digest of the UIDs of its trainer pods then: a pod that is replaced ends the attempt."""
     stepped_at: datetime | None = None
-    """When its first step was seen."""
+    """When its first step was seen, or when rank 0 turned out not to be reachable for that."""
     stopping: str = ""
     """Why it was asked to save itself and end; empty if it was not."""
     stopped_by: Literal["user", "deadline"] | None = None

@@ -11,15 +11,11 @@ from typing import Any
 import pytest
 
 from api_cluster import ApiCluster, wait_for
-from operated_runs import (
-    DEPLOYMENTS,
-    JOBS,
-    Document,
-    a_house,
-)
+from operated_runs import DEPLOYMENTS, JOBS, PODS, Document, a_house
 from played import Part, Script, Server
 from played.script import IMAGE, NO_NODE, SECRET
-from quick_runs import QUICK, STAYS, Open, assert_unharmed, first
+from prism_api.names import API_VERSION, PLURAL
+from quick_runs import LONG, QUICK, STAYS, Open, assert_unharmed, first
 
 pytestmark = pytest.mark.cluster
 
@@ -212,6 +208,35 @@ def test_a_spec_that_cannot_be_carried_out_is_not_accepted_until_it_is_mended(
         run.change(**mended | {"rollout": {"template": None}})
         assert_unharmed(run)
         assert run.condition("Accepted")["status"] == "True"
+
+
+def test_a_live_field_that_is_wrong_does_not_keep_a_run_from_being_cancelled(house: Open) -> None:
+    wrong = {"template": {"spec": {"restartPolicy": "Always"}}}
+    with house(lambda who: replace(LONG, run_s=60.0)) as at:
+        run = at.run("run", "sft", "align")
+        run.trains("sft")
+        run.change(workers=wrong)
+        run.until("it is told", lambda: run.condition("Accepted").get("status") == "False")
+        assert run.attempt("sft")["number"] == 1
+        run.change(cancel=True)
+        run.ends("Cancelled")
+        run.until("its pods go", at.is_empty)
+
+
+def test_a_run_that_is_kept_by_somebodys_finalizer_gives_its_machines_back(house: Open) -> None:
+    servers: Document = {"rollout": {"backend": "vllm"}}
+    with house(lambda who: replace(LONG, run_s=60.0)) as at:
+        run = at.run("run", "align", **servers)
+        run.trains("align")
+        mark = {"metadata": {"finalizers": ["example.com/backup"]}}
+        at.cluster.admin.patch(API_VERSION, PLURAL, "run", at.namespace, mark)
+        at.delete((API_VERSION, PLURAL), "run")
+        kinds = (JOBS, PODS, DEPLOYMENTS)
+        wait_for("nothing is held", lambda: not any(map(at.names, kinds)))
+        assert run.document()["metadata"]["deletionTimestamp"]
+        free = {"metadata": {"finalizers": None}}
+        at.cluster.admin.patch(API_VERSION, PLURAL, "run", at.namespace, free)
+        wait_for("all of it goes", at.is_empty)
 
 
 # --- a cluster that lacks a part ---

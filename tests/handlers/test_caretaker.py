@@ -149,11 +149,23 @@ def test_what_we_have_deleted_ourselves_is_not_looked_for(world: World) -> None:
     assert world.cares() == [("DELETE", "run-align-rollout")]
 
 
+def test_a_run_that_somebodys_finalizer_keeps_holds_nothing(world: World) -> None:
+    world.shows(JOBS, "run-sft-a1")
+    world.shows(DEPLOYMENTS, "run-align-rollout")
+    world.shows(SERVICES, "of-another", owner="another")
+    world.api.errors = [Conflict("DELETE", 409, "try again")]
+    assert not asyncio.run(world.caretaker.clear(world.record))
+    assert asyncio.run(world.caretaker.clear(world.record))
+    asked = [name for _, name in world.api.sent]
+    assert sorted(asked) == ["run-align-rollout", "run-sft-a1", "run-sft-a1"]
+
+
 @pytest.mark.parametrize(
     ("error", "says", "remedy"),
     [
         (Forbidden, "exceeded quota: q", "raise the namespace's ResourceQuota"),
         (Forbidden, "namespace here is being terminated", "in another namespace"),
+        (Forbidden, 'admission webhook "x" denied the request: no', "give it what it asks for"),
         (Forbidden, "cannot create resource", "give the operator's role this right"),
         (NotFound, "no such kind", "install the Kubeflow Training Operator"),
         (Invalid, "spec.x is wrong", "mend the run's images"),

@@ -31,11 +31,11 @@ class Heard:
         self.changed: list[str] = []
         self.deleted: list[str] = []
 
-    def run_changed(self, document: Document) -> None:
+    def run_listed(self, document: Document) -> None:
         self.changed.append(document["metadata"]["uid"])
 
-    def run_deleted(self, document: Document) -> None:
-        self.deleted.append(document["metadata"]["uid"])
+    def run_missed(self, uid: str) -> None:
+        self.deleted.append(uid)
 
 
 def a_run(uid: str, version: int, namespace: str = "here") -> Document:

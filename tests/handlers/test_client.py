@@ -47,6 +47,26 @@ async def watched(client: Client, idle_seconds: float = 5.0) -> list[Any]:
     return [one async for one in events]
 
 
+def test_any_number_of_watches_leaves_room_for_requests() -> None:
+    """Six for each namespace that is served."""
+
+    async def main() -> None:
+        async with SmallApi() as api:
+            api.on("WATCH", PATH, streams(LINES, stays=True))
+            api.on("GET", PATH, says({"items": []}))
+            client = api.client()
+            watches = [asyncio.create_task(watched(client, 30.0)) for _ in range(100)]
+            while len(api.asked("WATCH")) < len(watches):
+                await asyncio.sleep(0.01)
+            assert await asyncio.wait_for(client.get(PATH), 5.0) == {"items": []}
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+            await client.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("code", "status", "error"),
     [

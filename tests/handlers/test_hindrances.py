@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,6 +71,29 @@ def quiet(api: SmallApi) -> None:
 def test_a_young_attempt_is_given_time() -> None:
     text, requests = found(a_record(), seen(job=a_job()), quiet, START.timestamp() + 9)
     assert (text, requests) == ("", [])
+
+
+def test_servers_that_wait_are_asked_about_before_there_is_a_job() -> None:
+    """Such as for a volume of theirs: their pods do not say it."""
+    pod = replace(a_pod(phase="Pending"), role="rollout", attempt=0, uid="server-1", name="server")
+
+    def mounts(api: SmallApi) -> None:
+        api.on("GET", EVENTS, says({"items": [warning("FailedMount", "2026-01-01T00:00:05Z")]}))
+
+    text, requests = found(a_record(), seen(pod), mounts)
+    assert text.startswith("server: FailedMount: why")
+    assert "involvedObject.uid=server-1" in requests[0].query["fieldSelector"]
+
+
+def test_that_a_pod_was_unschedulable_once_is_not_told_of_one_that_pulls_its_image() -> None:
+    pod = a_pod(phase="Pending")
+
+    def scheduled_late(api: SmallApi) -> None:
+        late = warning("FailedScheduling", "2026-01-01T00:00:05Z")
+        api.on("GET", EVENTS, says({"items": [late]}))
+
+    text, _ = found(a_record(), seen(pod, job=a_job()), scheduled_late)
+    assert text == ""
 
 
 def test_what_trains_or_has_no_job_is_not_looked_at() -> None:

@@ -176,6 +176,20 @@ def test_failures_are_tried_again_and_throttling_is_heeded() -> None:
     assert world.restarts == ["Unavailable", "Throttled"]
 
 
+def test_watches_that_are_refused_are_asked_for_ever_less_often() -> None:
+    refused = [says({"message": "too many"}, 429, {"Retry-After": "1"}), says("", 500)]
+    world = Watching([a_list(5)], [*refused, streams(event("ADDED", child("b", 6)), stays=True)])
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await world.until(lambda: world.shows() == {"b": 6})
+        return loop.time() - started
+
+    assert asyncio.run(main()) >= 1.2
+    assert world.restarts == ["Throttled", "Unavailable"]
+
+
 def test_watches_that_end_at_once_are_not_asked_for_in_a_hot_loop() -> None:
     async def main() -> None:
         world = Watching([a_list(5)], [streams()])

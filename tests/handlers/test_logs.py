@@ -18,7 +18,6 @@ from prism_operator.cluster.logs import (
     redacted,
     run_context,
     setup_logs,
-    stage_context,
 )
 
 LOG = logging.getLogger("prism_operator.cluster.example")
@@ -64,8 +63,8 @@ def lines() -> Lines:
 def test_a_record_carries_run_stage_and_attempt(lines: Lines) -> None:
     with run_context("team-a", "qwen", "uid-1"):
         LOG.info("accepted")
-        with stage_context("sft", 2):
-            LOG.warning("attempt %d ended", 1)
+    with run_context("team-a", "qwen", "uid-1", "sft", 2):
+        LOG.warning("attempt %d ended", 1)
     LOG.info("idle")
     first, second, third = lines.documents()
     about = {"run": "team-a/qwen", "uid": "uid-1"}
@@ -150,7 +149,7 @@ def test_people_at_a_terminal_get_text_and_pods_json() -> None:
     for terminal, is_text in ((True, True), (False, False)):
         out = Lines(terminal=terminal)
         setup_logs(stream=out)
-        with run_context("team-a", "qwen", "uid-1"), stage_context("sft", 2):
+        with run_context("team-a", "qwen", "uid-1", "sft", 2):
             LOG.info("attempt started")
         text = out.getvalue()
         assert text.endswith("Z INFO team-a/qwen sft a2: attempt started\n") == is_text

@@ -69,6 +69,60 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(answer: Answer) -> Non
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        says("[" * 100_000),
+        says({**a_report(), "noise": "x" * 100_000}),
+        says(a_report(-1)),
+        says({**a_report(), "metrics": {f"m{n}": 1.0 for n in range(1000)}}),
+        says("", 302, {"Location": "/elsewhere"}),
+    ],
+    ids=["deep", "long", "negative", "many", "elsewhere"],
+)
+def test_whatever_a_pod_answers_the_poller_goes_on(answer: Answer) -> None:
+    async def main() -> None:
+        async with SmallApi() as api:
+            api.on("GET", "/progress", answer, says(a_report()))
+            api.on("GET", "/elsewhere", says(a_report(5)))
+            poller, news = await polled(api, 0.5)
+            newest = poller.newest("run-1")
+            assert newest is not None
+            assert newest.step == 1
+            assert news == ["run-1"]
+
+    asyncio.run(main())
+
+
+def test_who_is_there_and_cannot_be_asked_is_news_once_that_is_certain() -> None:
+    """As behind a NetworkPolicy: connections come to nothing."""
+
+    async def main() -> None:
+        async with SmallApi() as api:
+            api.on("GET", "/progress", streams(cut=True))
+            poller, news = await polled(api, 0.5)
+            assert news == ["run-1"]
+            assert poller.unreached("run-1") == f"http://127.0.0.1:{api.port}/progress"
+            api.on("GET", "/progress", says(a_report()))
+            task = asyncio.create_task(poller.run())
+            await asyncio.sleep(0.3)
+            task.cancel()
+            assert poller.unreached("run-1") == ""
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["nobody listens", "forgotten"])
+def test_who_is_not_there_yet_is_only_waited_for(forgets: bool) -> None:
+    async def main() -> None:
+        async with SmallApi() as api:
+            pass
+        poller, news = await polled(api, 0.5, forgets=forgets)
+        assert (poller.unreached("run-1"), news) == ("", [])
+
+    asyncio.run(main())
+
+
 def test_who_is_forgotten_is_not_asked() -> None:
     async def main() -> None:
         async with SmallApi() as api:

@@ -1,5 +1,7 @@
 """decide(): one example for each situation that a run can be in."""
 
+from dataclasses import replace
+
 import pytest
 
 from decide_examples import (
@@ -129,6 +131,22 @@ def test_the_faults_of_a_proven_stage_are_kept() -> None:
 )
 def test_pauses_double_up_to_five_minutes(faults: int, seconds: float) -> None:
     assert backoff_seconds(faults) == seconds
+
+
+def test_machines_that_are_taken_away_again_and_again_before_a_step_are_asked_for_less_often() -> (
+    None
+):
+    def attempts(count: int, *, has_stepped: bool) -> RunObserved:
+        gone = [replace(preempted(n), has_stepped=has_stepped) for n in range(1, count + 1)]
+        return observed(sft=gone)
+
+    ended_at = preempted(1).ended_at
+    policy = FailurePolicy()
+    assert decided(attempts(1, has_stepped=False), ended_at, policy).actions == (start("sft", 2),)
+    third = decided(attempts(3, has_stepped=False), ended_at, policy)
+    assert (third.actions, third.requeue_after_seconds) == ((), 2.0)
+    assert decided(attempts(3, has_stepped=False), ended_at + 2, policy).actions != ()
+    assert decided(attempts(3, has_stepped=True), ended_at, policy).actions != ()
 
 
 def test_the_pause_counts_from_the_end_of_the_attempt() -> None:

@@ -6,6 +6,7 @@ checked by what it did itself: which harm came to an attempt, what was reported,
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from prism_operator.cluster.runs import status_document
 from prism_operator.planning.attempts import moment
 from prism_operator.planning.fold import Next, next_status
 from prism_operator.planning.naming import attempt_name
-from prism_operator.planning.sightings import ChildrenSeen, JobSeen, PodSeen
+from prism_operator.planning.sightings import JobSeen, PodSeen
 from run_builders import REMOVED, UID
 from simulated_cluster import SimulatedCluster, of_another_run
 from simulated_operator import KINDS, Request, SimulatedOperator
@@ -173,8 +174,8 @@ class World(RuleBasedStateMachine):
         """The same again, and in any order of children and members."""
         record, seen = self.operator.read(), self.operator.seen
         assert record.read is not None
-        backwards = ChildrenSeen(
-            seen.jobs[::-1], seen.pods[::-1], seen.servers[::-1], seen.progress, seen.trouble
+        backwards = replace(
+            seen, jobs=seen.jobs[::-1], pods=seen.pods[::-1], servers=seen.servers[::-1]
         )
         document = _backwards(self.operator.document.get("status", {}))
         policy = record.read.run.spec.failure_policy

@@ -12,7 +12,7 @@ from prism_operator.planning.sightings import ChildrenSeen
 from prism_operator.planning.summary import refused, summarize
 from report_builders import an_evaluation
 from run_builders import a_plan
-from sighting_builders import NOW, a_job, an_attempt, later
+from sighting_builders import NOW, a_job, a_pod, an_attempt, later
 from simulated_cluster import report_of
 
 PLAN = a_plan()
@@ -96,6 +96,23 @@ def test_a_start_that_is_held_up_says_by_what() -> None:
     assert told(is_queued=True, admitted_at=None) == (Reason.QUEUED, waits)
     assert told(is_queued=True, message="no queue") == (Reason.BLOCKED, "no queue")
     assert told(message="it ended", outcome="ended") == (Reason.STARTING, "")
+
+
+def test_a_run_that_waits_for_pods_to_end_says_which_and_what_to_do_about_a_lost_node() -> None:
+    pods = (a_pod(1, is_deleting=True), a_pod(0), a_pod(2, "Failed"))
+    draining = decided(State.RUNNING, Reason.DRAINING)
+    status = summary(draining, seen=ChildrenSeen(pods=pods), sft=RUNNING)
+    assert the(status, "Running").reason == Reason.DRAINING
+    assert "run-sft-a1-worker-0, run-sft-a1-worker-1; if their node is lost" in status.message
+    assert "worker-2" not in status.message
+
+
+def test_a_run_whose_progress_cannot_be_asked_for_says_where_and_what_to_do() -> None:
+    seen = ChildrenSeen(unreached="http://10.0.0.5:8080/progress")
+    status = summary(decided(State.RUNNING, Reason.TRAINING), seen=seen, sft=RUNNING)
+    assert the(status, "Running").status == "True"
+    assert "http://10.0.0.5:8080/progress does not answer" in status.message
+    assert "NetworkPolicy" in status.message
 
 
 def test_trouble_is_told_where_nothing_else_is() -> None:

@@ -110,7 +110,7 @@ class SimulatedOperator:
     def seen(self) -> ChildrenSeen:
         """What it sees."""
         jobs, pods, servers = (tuple(self.views[kind].values()) for kind in KINDS)
-        return ChildrenSeen(jobs, pods, servers, self.progress, self.trouble)
+        return ChildrenSeen(jobs, pods, servers, self.progress, trouble=self.trouble)
 
     @property
     def status(self) -> PrismRunStatus:

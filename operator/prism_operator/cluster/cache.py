@@ -161,6 +161,11 @@ class Cache:
         self._removed_at.pop(run_uid, None)
         self._out_of_sight.pop(run_uid, None)
 
+    def forget_empty(self, run_uid: str) -> None:
+        """A run that nobody knows; what is left of it is kept until it goes, too."""
+        if run_uid not in self._runs:
+            self.forget(run_uid)
+
     def _drop(self, run_uid: str, key: Key, uid: str) -> str | None:
         children = self._runs.get(run_uid, {})
         if key not in children or children[key].uid != uid:

@@ -101,6 +101,10 @@ class Caretaker:
                 await self._repair(record, child, there)
         return len(certain) == len(unwanted)
 
+    async def clear(self, record: RunRecord) -> bool:
+        """Delete all children; whether all of them go."""
+        return all([await self._delete(record, child) for child in self._unwanted(record, {})])
+
     async def is_still_there(
         self, record: RunRecord, read: ReadRun, kind: StageKind, attempt: AttemptStatus
     ) -> bool:
@@ -291,6 +295,8 @@ def _remedy(resource: Resource, name: str, error: ClusterError) -> str:
         return f"{what}; install the Kubeflow Training Operator, which brings PyTorchJob"
     if isinstance(error, Forbidden) and "being terminated" in error.reason:
         return f"{what}; create the run in another namespace, or wait until this one is there again"
+    if "admission webhook" in error.reason:
+        return f"{what}; a webhook of the cluster does not allow it: give it what it asks for"
     if isinstance(error, Forbidden) and "quota" in error.reason:
         return f"{what}; raise the namespace's ResourceQuota, or ask for less"
     if isinstance(error, Forbidden):

@@ -14,10 +14,10 @@ _log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
-    """Who is told of runs, as by their watch."""
+    """Who is told of runs."""
 
-    def run_changed(self, document: Document) -> None: ...
-    def run_deleted(self, document: Document) -> None: ...
+    def run_listed(self, document: Document) -> None: ...
+    def run_missed(self, uid: str) -> None: ...
 
 
 class Census:
@@ -62,6 +62,6 @@ class Census:
         for record in list(self._records().values()):
             is_here = namespace in (None, record.namespace)
             if is_here and record.uid not in listed and record.version <= version:
-                self._listener.run_deleted({"metadata": {"uid": record.uid}})
+                self._listener.run_missed(record.uid)
         for document in documents:
-            self._listener.run_changed(document)
+            self._listener.run_listed(document)

@@ -20,6 +20,7 @@ from prism_operator.cluster.errors import Unavailable, error_of
 Document = dict[str, Any]
 
 _REQUEST_SECONDS = 30.0
+_AT_ONCE = 64
 _KEPT_SECONDS = 60.0
 """A new connection costs a TLS handshake; the API server closes what is idle for 90 s."""
 _ACTIONS = {"GET": "get", "POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
@@ -46,17 +47,14 @@ class Client:
     ) -> None:
         """`may_write` is asked before each write: an operator that has lost its Lease must not."""
         self._connection, self._observer, self._may_write = connection, observer, may_write
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=connection.ssl, limit=64, keepalive_timeout=_KEPT_SECONDS
-            ),
-            timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
-            trust_env=False,
-        )
+        self._session = _session(connection, _AT_ONCE)
+        # Watches hold their connections: six for each namespace that is served.
+        self._watching = _session(connection, 0)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+        await self._watching.close()
 
     async def get(self, path: str) -> Document:
         """One object."""
@@ -119,7 +117,7 @@ class Client:
         accept = _METADATA_ONLY.format("") if metadata else "application/json"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=idle_seconds)
         try:
-            async with self._session.get(
+            async with self._watching.get(
                 self._connection.url + path,
                 params=query,
                 headers={"Accept": accept, **self._connection.headers()},
@@ -173,6 +171,15 @@ class Client:
         except orjson.JSONDecodeError as error:
             raise Unavailable(f"{verb} {path}", 0, f"cut off: {error}") from error
         return document
+
+
+def _session(connection: Connection, limit: int) -> aiohttp.ClientSession:
+    """Of at most so many connections; 0: any number."""
+    connector = aiohttp.TCPConnector(
+        ssl=connection.ssl, limit=limit, keepalive_timeout=_KEPT_SECONDS
+    )
+    timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False)
 
 
 def _error(verb: str, path: str, answer: aiohttp.ClientResponse, content: bytes) -> Exception:

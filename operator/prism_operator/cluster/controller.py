@@ -90,7 +90,7 @@ class Controller:
         self._poller = Poller(pace.poll_seconds, self._queue.add, scope.progress_port)
         reader = RunReader(scope.images)
         self._reconciler = Reconciler(
-            client, cache, reader, self._poller, self._stored, pace.patience_seconds
+            client, cache, reader, self._poller, self._stored, pace.patience_seconds, self._failed
         )
         namespaces, resync = scope.namespaces, pace.resync_seconds
         self._census = Census(client, namespaces, self, lambda: self._reconciler.records, resync)
@@ -109,17 +109,24 @@ class Controller:
         ]
 
     def run_changed(self, document: Document) -> None:
-        """A PrismRun is there, or is another one now."""
+        """An event of a watch: a PrismRun is there, or is another one now."""
         self._metrics.saw_event(RUNS.plural)
+        self.run_listed(document)
+
+    def run_deleted(self, document: Document) -> None:
+        """An event of a watch: a PrismRun is gone."""
+        self._metrics.saw_event(RUNS.plural)
+        self.run_missed(document["metadata"]["uid"])
+
+    def run_listed(self, document: Document) -> None:
+        """A PrismRun as it is."""
         uid = self._reconciler.take(document)
         if uid is not None:
             self._metrics.saw_run(uid, self._reconciler.records[uid].status.state)
             self._queue.add(uid)
 
-    def run_deleted(self, document: Document) -> None:
-        """A PrismRun is gone."""
-        self._metrics.saw_event(RUNS.plural)
-        uid = document["metadata"]["uid"]
+    def run_missed(self, uid: str) -> None:
+        """A PrismRun that is not there any more."""
         self._reconciler.forget(uid)
         self._queue.forget(uid)
         self._metrics.saw_run(uid, None)
@@ -159,10 +166,9 @@ class Controller:
             uid = await self._queue.get()
             pause = None
             try:
-                if uid == _SIGN_OF_LIFE:
-                    self._beat()
-                else:
+                if uid != _SIGN_OF_LIFE:
                     pause = await self._reconcile(uid)
+                self._beat()
             finally:
                 self._queue.done(uid)
             if pause is not None:
@@ -171,15 +177,15 @@ class Controller:
     async def _reconcile(self, uid: str) -> float | None:
         record = self._reconciler.records.get(uid)
         if record is None:
-            return None
+            return await self._reconciler.reconcile(uid)
         started = self._metrics.clock()
-        with run_context(record.namespace, record.name, uid):
+        with run_context(*record.place):
             try:
                 return await self._reconciler.reconcile(uid)
             except Exception as error:
                 # A defect in one run must not stop the others, nor be tried in a hot loop.
                 _log.exception("the reconcile failed; it is tried again")
-                self._metrics.reconcile_errors[type(error).__name__].inc()
+                self._failed(error)
                 return _DEFECT_SECONDS
             finally:
                 self._metrics.reconcile_duration.observe(self._metrics.clock() - started)
@@ -188,6 +194,9 @@ class Controller:
         self._metrics.saw_status(before, record.status)
         self._metrics.saw_run(record.uid, record.status.state)
         self._herald.tell(record, before)
+
+    def _failed(self, error: Exception) -> None:
+        self._metrics.reconcile_errors[type(error).__name__].inc()
 
     def _restarted(self, resource: Resource, reason: str) -> None:
         self._metrics.watch_restarts[resource.plural, reason].inc()

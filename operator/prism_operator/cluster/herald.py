@@ -34,7 +34,7 @@ class Herald:
         """Log and post what a stored status says beyond the one before."""
         run = RunReference(record.namespace, record.name, record.uid)
         for note in notes_between(before, record.status):
-            with run_context(run.namespace, run.name, run.uid):
+            with run_context(*record.place):
                 level = logging.WARNING if note.type == "Warning" else logging.INFO
                 _log.log(level, "%s: %s", note.reason, note.message)
             event = build_event(run, note, self._clock(), self._instance)

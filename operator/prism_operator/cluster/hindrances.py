@@ -1,11 +1,17 @@
 """Looks for what keeps an attempt from starting where its pods do not say it themselves."""
 
+from dataclasses import dataclass
+
+from prism_api.status import AttemptStatus
 from prism_operator.cluster.client import Client, Document
 from prism_operator.cluster.errors import ClusterError, NotFound
 from prism_operator.cluster.resources import CORE_EVENTS, LOCAL_QUEUES
 from prism_operator.cluster.runs import RunRecord, current_kinds
 from prism_operator.planning.remedies import with_remedy
-from prism_operator.planning.sightings import ChildrenSeen, JobSeen
+from prism_operator.planning.sightings import ChildrenSeen, JobSeen, PodSeen
+
+_SAID_BY_PODS = "FailedScheduling"
+"""Pods say themselves whether they are unschedulable now; such a warning says that they were."""
 
 
 class Hindrances:
@@ -24,17 +30,18 @@ class Hindrances:
     async def look(self, record: RunRecord, seen: ChildrenSeen, now: float) -> float | None:
         """Ask for what the children of a slow start do not show; seconds until it is to be called
         again, 0 if it has news, None if nothing is waited for."""
-        waiting = _waiting_job(record, seen)
+        waiting = _waiting(record, seen)
         if waiting is None:
             self.forget(record.uid)
             return None
-        since, job = waiting
+        since = waiting.attempt.started_at.timestamp()
         pause = max(since, self._looked_at.get(record.uid, 0.0)) + self._patience_seconds - now
         if pause > 0:
             return pause
         before = self.known(record.uid)
         self._looked_at[record.uid] = now
-        found = await (self._queue(record) if job.is_queued else self._events(record, job, seen))
+        is_queued = waiting.job is not None and waiting.job.is_queued
+        found = await (self._queue(record) if is_queued else self._events(record, waiting))
         if found:
             self._known[record.uid] = found
         else:
@@ -62,29 +69,47 @@ class Hindrances:
             return ""
         return ""
 
-    async def _events(self, record: RunRecord, job: JobSeen, seen: ChildrenSeen) -> str:
-        """The newest warning about the job, or about a pod of it."""
-        gang = [pod for pod in seen.gang(job.kind, job.attempt) if pod.phase == "Pending"]
-        for uid, name in [(job.uid, job.name), *((pod.uid, pod.name) for pod in gang[:1])]:
+    async def _events(self, record: RunRecord, waiting: "_Waiting") -> str:
+        """The newest warning about what is waited for."""
+        for uid, name in waiting.subjects:
             try:
                 fields = f"involvedObject.uid={uid},type=Warning"
                 events = await self._client.list(CORE_EVENTS.path(record.namespace), "", fields)
             except ClusterError:
                 continue
-            if events["items"]:
-                newest = max(events["items"], key=_time_of)
+            warnings = [e for e in events["items"] or () if e.get("reason") != _SAID_BY_PODS]
+            if warnings:
+                newest = max(warnings, key=_time_of)
                 said = f"{name}: {newest.get('reason', '')}: {newest.get('message', '')}"
                 return with_remedy(said)
         return ""
 
 
-def _waiting_job(record: RunRecord, seen: ChildrenSeen) -> tuple[float, JobSeen] | None:
-    """The job of an attempt that has not started, and since when it waits (Unix seconds)."""
+@dataclass(frozen=True)
+class _Waiting:
+    """An attempt that has not started, by what it waits for: its job's pods, or its servers."""
+
+    attempt: AttemptStatus
+    job: JobSeen | None
+    pod: PodSeen | None
+
+    @property
+    def subjects(self) -> list[tuple[str, str]]:
+        """UIDs and names of what there may be warnings about."""
+        return [(one.uid, one.name) for one in (self.job, self.pod) if one is not None]
+
+
+def _waiting(record: RunRecord, seen: ChildrenSeen) -> _Waiting | None:
     for kind in current_kinds(record):
         attempt = record.status.stages[kind].attempt
-        job = seen.job_of(kind, attempt.number) if attempt else None
-        if attempt is not None and job is not None and attempt.trainer_started_at is None:
-            return attempt.started_at.timestamp(), job
+        if attempt is None or attempt.trainer_started_at is not None:
+            continue
+        job = seen.job_of(kind, attempt.number)
+        servers = (p for p in seen.pods if p.role == "rollout" and p.kind == kind)
+        pods = seen.gang(kind, attempt.number) if job else servers
+        pod = next((p for p in pods if p.phase == "Pending" and not p.is_deleting), None)
+        if job is not None or pod is not None:
+            return _Waiting(attempt, job, pod)
     return None
 
 

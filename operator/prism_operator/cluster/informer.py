@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 90.0
 """The API server sends a bookmark a minute: who hears nothing for so long is deaf."""
+_HELD_SECONDS = 5.0
+"""A watch that was cut after so long had not been refused."""
 _LONGEST_PAUSE_SECONDS = 30.0
 _ABSENT_SECONDS = 10.0
 """Pause before a kind is looked for again that is not served here."""
@@ -52,29 +54,32 @@ class Informer:
         self._client, self._source, self._cache = client, source, cache
         self._on_news, self._on_event, self._on_restart = on_news, on_event, on_restart
         self._resync_seconds = resync_seconds
-        self._version = ""
+        self._version, self._failures = "", 0
         self.synced = asyncio.Event()
         """Set once a first full list has been taken in, or the kind is known to be missing."""
 
     async def run(self) -> None:
         """Until cancelled."""
-        failures = 0
         while True:
             try:
                 await self._list()
-                failures = 0
+                self._failures = 0
                 await self._watch_until(time.monotonic() + self._resync_seconds)
             except NotFound:
                 self.synced.set()
                 await asyncio.sleep(_ABSENT_SECONDS)
             except ClusterError as error:
-                failures += 1
-                self._on_restart(self._source.resource, type(error).__name__)
-                _log.log(logging.INFO if failures < 3 else logging.WARNING, "%s", error)
-                pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**failures) * random.uniform(0.5, 1.0)
-                if isinstance(error, Throttled):
-                    pause = max(pause, error.retry_after_seconds)
-                await asyncio.sleep(pause)
+                await self._recover(error)
+
+    async def _recover(self, error: ClusterError) -> None:
+        """The longer a pause, the more failures there were without any event between."""
+        self._failures += 1
+        self._on_restart(self._source.resource, type(error).__name__)
+        _log.log(logging.INFO if self._failures < 3 else logging.WARNING, "%s", error)
+        pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**self._failures) * random.uniform(0.5, 1.0)
+        if isinstance(error, Throttled):
+            pause = max(pause, error.retry_after_seconds)
+        await asyncio.sleep(pause)
 
     async def _list(self) -> None:
         documents: list[Document] = []
@@ -98,17 +103,20 @@ class Informer:
     async def _watch_until(self, deadline: float) -> None:
         """Go on from the newest version until it is time for a full list, which heals whatever
         was missed."""
-        while time.monotonic() < deadline:
+        while (began := time.monotonic()) < deadline:
             try:
                 await self._watch(deadline)
+                await _breathe()
             except Gone:
                 await _breathe()
                 return
-            except ClusterError as error:
+            except NotFound as error:
                 self._on_restart(self._source.resource, type(error).__name__)
-                if isinstance(error, NotFound):
-                    raise
-            await _breathe()
+                raise
+            except ClusterError as error:
+                if time.monotonic() - began > _HELD_SECONDS:
+                    self._failures = 0
+                await self._recover(error)
 
     async def _watch(self, deadline: float) -> None:
         source = self._source
@@ -129,7 +137,7 @@ class Informer:
         document = event["object"]
         if event["type"] == "ERROR":
             raise Gone(f"WATCH {self._source.path}", 410, str(document.get("message", "")))
-        self._version = document["metadata"]["resourceVersion"]
+        self._version, self._failures = document["metadata"]["resourceVersion"], 0
         if event["type"] == "BOOKMARK":
             return
         self._on_event(self._source.resource.plural)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -44,19 +44,12 @@ _current: ContextVar[RunContext] = ContextVar("run_context", default=_NO_RUN)
 
 
 @contextmanager
-def run_context(namespace: str, name: str, uid: str) -> Iterator[None]:
-    """Every record made in the block, and in tasks that are started in it, is about this run."""
-    token = _current.set(RunContext(f"{namespace}/{name}", uid))
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-@contextmanager
-def stage_context(stage: str, attempt: int | None = None) -> Iterator[None]:
-    """Every record made in the block is about this stage of the run of `run_context`."""
-    token = _current.set(replace(_current.get(), stage=stage, attempt=attempt))
+def run_context(
+    namespace: str, name: str, uid: str, stage: str = "", attempt: int | None = None
+) -> Iterator[None]:
+    """Every record made in the block, and in tasks that are started in it, is about this run, and
+    about this stage of it."""
+    token = _current.set(RunContext(f"{namespace}/{name}", uid, stage, attempt))
     try:
         yield
     finally:

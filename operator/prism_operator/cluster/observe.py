@@ -123,10 +123,9 @@ def _disruption(status: Document, conditions: Mapping[str, Any], phase: str) -> 
     is_rejected = reason in _REJECTED_REASONS or reason.startswith("OutOf")
     if phase == "Failed" and (reason in _DISRUPTED_REASONS or is_rejected):
         return f"{reason}: {status.get('message', '')}"
-    ready = conditions.get("Ready", {})
-    if phase == "Unknown" or ready.get("reason") == "NodeNotReady":
-        return "its node does not answer"
-    return ""
+    # Not yet a pod whose condition Ready has the reason NodeNotReady: a kubelet is silent now and
+    # then. Once its tolerations of that are over, Kubernetes says so by DisruptionTarget.
+    return "its node does not answer" if phase == "Unknown" else ""
 
 
 def _blocker(status: Document, conditions: Mapping[str, Any]) -> str:

@@ -40,6 +40,8 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _GRACE_SECONDS = 15.0
 """Pause before a run is looked at again whose ended attempts have a moment left."""
 
+_TOLD_FAILURES = 6
+"""Answers in a row that are no success after which they are told: about three seconds."""
 _AFTERWARDS_SECONDS = 1.0
 """Pause before a run is looked at again for which something was created or deleted: the answer says
 all that there is to know of it, so no event of it may be news."""
@@ -59,12 +61,14 @@ class Reconciler:
         poller: Poller,
         on_stored: OnStored,
         patience_seconds: float,
+        on_error: Callable[[Exception], None] = lambda error: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`patience_seconds`: pause before what was refused is tried again, and before a slow
         start is asked for its reason."""
         self._client, self._cache, self._reader = client, cache, reader
         self._poller, self._on_stored, self._clock = poller, on_stored, clock
+        self._on_error = on_error
         self._caretaker = Caretaker(client, cache)
         self._patience_seconds = patience_seconds
         self._hindrances = Hindrances(client, patience_seconds)
@@ -91,15 +95,18 @@ class Reconciler:
         """Bring a run forward by one step; seconds until it is to be looked at again, if nothing
         happens before; 0: at once."""
         record = self.records.get(uid)
-        if record is None or record.is_deleting:
+        if record is None:
+            self._cache.forget_empty(uid)
             return None
         try:
-            pause = await self._step(record)
+            pause = await (self._clear(record) if record.is_deleting else self._step(record))
             record.memory.failures = 0
             return pause
         except Throttled as error:
+            self._on_error(error)
             return error.retry_after_seconds
         except (Refused, ClusterError) as error:
+            self._on_error(error)
             return self._failed(record.memory, error)
 
     def _failed(self, memory: Memory, error: Refused | ClusterError) -> float:
@@ -110,17 +117,23 @@ class Reconciler:
             return self._patience_seconds if is_told else 0.0
         memory.failures += 1
         memory.confirmed_at = -math.inf
+        if memory.failures >= _TOLD_FAILURES and error.code:
+            memory.trouble = str(error)
         _log.info("%s", error)
         return min(_LONGEST_PAUSE_SECONDS, 0.05 * 2.0 ** min(memory.failures, 20))
 
+    async def _clear(self, record: RunRecord) -> float | None:
+        """A run that is on its way out, and is kept by somebody's finalizer, holds no machines."""
+        return None if await self._caretaker.clear(record) else _GRACE_SECONDS
+
     async def _step(self, record: RunRecord) -> float | None:
         now = self._clock()
-        if record.read is None:
+        read, seen = record.read, self._seen(record)
+        if read is None or not record.can_go_on:
             why = Reason.INVALID_SPEC if record.is_readable else Reason.UNREADABLE_STATUS
             facts = (why, record.refusal, record.generation, moment(now))
             await self._store(record, refused(record.status, *facts))
             return None
-        read, seen = record.read, self._seen(record)
         if await self._has_found_again(record, read, seen):
             return 0.0
         following = next_status(
@@ -152,6 +165,7 @@ class Reconciler:
             pods=tuple(c.seen for c in children if isinstance(c.seen, PodSeen) and c.owner_uid),
             servers=tuple(s for s in own if isinstance(s, ServersSeen)),
             progress=self._poller.newest(record.uid),
+            unreached=self._poller.unreached(record.uid),
             trouble=record.memory.trouble,
         )
         if not seen.trouble:

@@ -9,7 +9,7 @@ from typing import Any
 
 from prism_api.base import parse
 from prism_api.cluster_rules import cluster_problems
-from prism_api.errors import SpecError
+from prism_api.errors import FieldProblem, SpecError
 from prism_api.names import API_VERSION, KIND, StageKind
 from prism_api.resources import Images
 from prism_api.run import PrismRun
@@ -22,8 +22,8 @@ from prism_operator.planning.plan import Plan, plan
 from prism_operator.planning.sightings import Wanted
 
 _UNREADABLE = (
-    "its status cannot be read; remove what is wrong, or the whole status: what the run has \
-done is found again in the store"
+    "its status cannot be read; remove what is wrong, or the whole status: what the run has "
+    "done is found again in the store"
 )
 _TOLD = ("conditions", "message", "observedGeneration")
 """Members of a status that only tell."""
@@ -82,15 +82,27 @@ class RunRecord:
     """The status as it is stored."""
     read: ReadRun | None
     refusal: str
-    """Why the spec cannot be carried out."""
+    """Why the spec cannot be carried out; with `read`, why no attempt can be made by it."""
+    is_readable: bool = True
+    """Whether what is stored of the run is known, so that it can be built upon."""
     memory: Memory = field(default_factory=Memory)
     residue: Document = field(default_factory=dict)
     """What the API server left out of the status that was written last, as a patch."""
 
     @property
-    def is_readable(self) -> bool:
-        """Whether what is stored of the run is known, so that it can be built upon."""
-        return not self.refusal.startswith(_UNREADABLE)
+    def place(self) -> tuple[str, str, str, str, int | None]:
+        """Namespace, name, UID, and the stage and attempt that it is at, for logs."""
+        kind = self.status.current_stage
+        stage = self.status.stages.get(kind) if kind else None
+        number = stage.attempt.number if stage and stage.attempt else None
+        return self.namespace, self.name, self.uid, kind or "", number
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether its spec can be carried out: what cannot start can still be made to end."""
+        if self.read is None:
+            return False
+        return not self.refusal or self.read.wanted.suspend or self.read.wanted.cancel
 
 
 class RunReader:
@@ -108,14 +120,14 @@ class RunReader:
             read, refusal = before.read, before.refusal
         else:
             try:
-                read = self._read_spec(document)
+                read, refusal = self._read_spec(document)
             except SpecError as error:
                 refusal = str(error)
-        stored = document.get("status") or {}
+        stored, is_readable = document.get("status") or {}, True
         try:
             status = parse(PrismRunStatus, stored)
         except SpecError as error:
-            status = _told_by(stored)
+            status, is_readable = _told_by(stored), False
             read, refusal = None, f"{_UNREADABLE}: {error}"
         return RunRecord(
             uid=meta["uid"],
@@ -128,10 +140,12 @@ class RunReader:
             stored=stored,
             read=read,
             refusal=refusal,
+            is_readable=is_readable,
             memory=before.memory if before is not None else Memory(),
         )
 
-    def _read_spec(self, document: Document) -> ReadRun:
+    def _read_spec(self, document: Document) -> tuple[ReadRun, str]:
+        """A spec, and why nothing can be made by it although it can be read."""
         meta = document["metadata"]
         plain: Document = {
             "apiVersion": API_VERSION,
@@ -140,7 +154,7 @@ class RunReader:
             "spec": document.get("spec") or {},
         }
         run = parse(PrismRun, plain)
-        problems = [*cluster_problems(run), *run_template_problems(run)]
+        problems = cluster_problems(run)
         if problems or run.spec.storage is None:
             raise SpecError(problems)
         steps = plan(run, meta["uid"], run.spec.storage.uri)
@@ -153,7 +167,23 @@ class RunReader:
             ttl_seconds=run.spec.ttl_seconds_after_finished,
             wanted=Wanted(run.spec.suspend, run.spec.cancel, _made_of(plain["spec"])),
         )
-        return ReadRun(run, household)
+        hindrances = [*_missing_images(steps, images), *run_template_problems(run)]
+        return ReadRun(run, household), str(SpecError(hindrances)) if hindrances else ""
+
+
+def _missing_images(steps: Plan, images: Images) -> list[FieldProblem]:
+    """Neither the run nor the operator's settings name them."""
+    is_served = any(steps.servers_of(step.kind) for step in steps.train_steps)
+    wanted = {"trainer": images.trainer, "rollout": images.rollout if is_served else "none"}
+    return [
+        FieldProblem(
+            f"spec.images.{name}",
+            "is missing, and the operator has no default",
+            f"give it, or start the operator with PRISM_{name.upper()}_IMAGE",
+        )
+        for name, image in wanted.items()
+        if not image
+    ]
 
 
 def _told_by(stored: Document) -> PrismRunStatus:

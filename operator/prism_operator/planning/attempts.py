@@ -113,7 +113,9 @@ def _has_stepped(step: TrainStep, attempt: AttemptStatus, seen: ChildrenSeen) ->
         and progress.attempt == attempt.number
         and progress.step > 0
     )
-    return told or report_of(step, attempt.number, seen) is not None
+    # What cannot be asked is taken to train: it must not be stopped for being out of sight.
+    is_unseen = bool(seen.unreached) and attempt.trainer_started_at is not None
+    return told or is_unseen or report_of(step, attempt.number, seen) is not None
 
 
 def _hindrance(

@@ -327,6 +327,9 @@ def _pause(case: _Case, last: AttemptObserved, cause: str) -> Decision | None:
         reason, seconds = Reason.STORE_FAILED, case.help_seconds or 0.0
     elif is_fault(last, case.policy):
         seconds = backoff_seconds(case.faults)
+    elif last.state == "preempted" and not last.has_stepped:
+        # A node that rejects every pod must not use up the budget in a minute.
+        seconds = backoff_seconds(case.preemptions - 1)
     wait = last.ended_at + seconds - case.now
     if wait <= 0:
         return None

@@ -82,6 +82,9 @@ class ChildrenSeen:
     servers: tuple[ServersSeen, ...] = ()
     progress: ProgressReport | None = None
     """What rank 0 of the newest attempt said last."""
+    unreached: str = ""
+    """Where rank 0 of the newest attempt cannot be asked for its progress although it runs; empty
+    if it can, or if that is not known."""
     trouble: str = ""
     """Why the executor could not do what was decided, or what else keeps an attempt from starting
     (missing queue, quota); empty if nothing does."""

@@ -14,7 +14,7 @@ from prism_api.status import (
     State,
 )
 from prism_operator.planning.decide import Decision
-from prism_operator.planning.sightings import ChildrenSeen
+from prism_operator.planning.sightings import ChildrenSeen, names_of
 
 
 def summarize(
@@ -78,7 +78,29 @@ def _why(
         job = seen.job_of(kind, attempt.number)
         if job is not None and job.is_queued:
             return Reason.QUEUED, "waits for admission by Kueue"
-    return decision.reason, decision.message or seen.trouble
+    if decision.reason is Reason.DRAINING and not decision.message:
+        return decision.reason, _waits_for(seen)
+    return decision.reason, decision.message or seen.trouble or _unseen(seen)
+
+
+def _waits_for(seen: ChildrenSeen) -> str:
+    """Nothing starts beside pods that may still run; those of a lost node never say that they have
+    ended."""
+    pods = (p for p in seen.pods if p.role == "trainer" and not p.is_over)
+    names = names_of(sorted(pods, key=lambda pod: pod.name))
+    if not names:
+        return ""
+    remedy = "if their node is lost, delete the Node, or the pods by force"
+    return f"waits for the end of {names}; {remedy}"
+
+
+def _unseen(seen: ChildrenSeen) -> str:
+    if not seen.unreached:
+        return ""
+    return (
+        f"{seen.unreached} does not answer, so no step is shown and no start deadline holds; "
+        "let the operator reach this port of the trainers (NetworkPolicy, mesh)"
+    )
 
 
 def _accuracy(stages: Mapping[StageKind, StageStatus]) -> float | None:
