@@ -267,6 +267,8 @@ def test_what_still_runs_in_a_left_folder_is_ended_and_nothing_else(
     folders = (left, used.path, tmp_path / "elsewhere")
     processes = [subprocess.Popen([*sleep, f"{folder}/etcd"]) for folder in folders]
     try:
+        # The kernel says that a program was started a moment before it shows its arguments.
+        wait_for("their arguments", lambda: all(psutil.Process(p.pid).cmdline() for p in processes))
         assert remove_leftovers() == [left]
         assert [_runs(process.pid) for process in processes] == [False, True, True]
         assert not left.exists()

@@ -42,7 +42,7 @@ GRANTED: set[Right] = {
 }
 ASKED_BY_ADMISSION = {(GROUP, f"{PLURAL}/finalizers", "update")}
 """No request: the API server asks whether it is granted when a child is created."""
-QUICK = Part(0.02, 0.02, 0.1, stop_s=0.02, steps=5, progress="refused")
+QUICK = Part(0.02, 0.02, 0.1, stop_s=0.02, steps=5, progress="not yet")
 STAYS = replace(QUICK, run_s=math.inf)
 
 

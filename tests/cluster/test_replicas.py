@@ -23,7 +23,7 @@ from prism_api.names import MANAGER
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
-PART = Part(0.02, 0.02, 1.5, stop_s=0.02, progress="refused")
+PART = Part(0.02, 0.02, 1.5, stop_s=0.02, progress="not yet")
 STAYS = replace(PART, run_s=float("inf"))
 DEFAULTS = {
     "PRISM_LEASE_SECONDS": "15",

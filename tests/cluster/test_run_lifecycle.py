@@ -19,7 +19,7 @@ from operated_runs import (
 from operator_rights import operator_kubeconfig
 from played import Evicted, Exit, Player, Script, from_kubeconfig
 from prism_api.names import API_VERSION, PLURAL
-from quick_runs import QUICK, STAYS, Open, first
+from quick_runs import QUICK, STAYS, Open, assert_unharmed, first
 from running_operator import RunningOperator
 
 pytestmark = pytest.mark.cluster
@@ -112,6 +112,20 @@ def test_an_attempt_that_makes_no_step_before_its_deadline_is_tried_again_and_co
         run.ends()
         assert run.stage()["restarts"]["faults"] == 1
         assert "startDeadlineSeconds" in run.event("AttemptFailed")["note"]
+
+
+def test_an_attempt_that_trains_out_of_sight_is_not_stopped_and_the_run_says_why(
+    house: Open,
+) -> None:
+    """As behind a NetworkPolicy that keeps the operator out."""
+    with house(lambda who: replace(QUICK, run_s=5.0, progress="cut")) as at:
+        run = at.run(failurePolicy={"startDeadlineSeconds": 2})
+        run.until("it is told", lambda: "does not answer" in run.status.get("message", ""))
+        assert run.condition("Running")["status"] == "True"
+        assert "NetworkPolicy" in run.status["message"]
+        assert "startTime" in run.status, "its settings can be changed no more"
+        assert_unharmed(run)
+        assert run.status["message"] == ""
 
 
 def test_a_stage_that_takes_longer_than_its_deadline_fails(house: Open) -> None:

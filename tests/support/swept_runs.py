@@ -33,7 +33,7 @@ _TICK_SECONDS = 0.1
 _LOOK_SECONDS = 0.25
 """Pause between looks at all that a finished run has left: nine requests each."""
 
-WELL = Part(0.02, 0.02, 0.05, stop_s=0.02, progress="refused")
+WELL = Part(0.02, 0.02, 0.05, stop_s=0.02, progress="not yet")
 STAYS = replace(WELL, run_s=math.inf)
 HANGS = replace(STAYS, progress="told", hangs_at=3)
 

@@ -31,9 +31,11 @@ class ProgressServer:
         self.asked += 1
         assert request.transport is not None
         actor = self._actors.get(request.transport.get_extra_info("sockname")[0])
-        if actor is None or actor.playing is None or actor.part.progress == "refused":
+        if actor is None or actor.playing is None or actor.part.progress == "cut":
             request.transport.abort()
             return web.Response()
+        if actor.part.progress == "not yet":
+            return web.Response(status=503)
         if actor.part.progress == "silent":
             await asyncio.Event().wait()
         if actor.part.progress == "rubbish":

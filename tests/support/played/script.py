@@ -97,8 +97,9 @@ class Part:
     """Iterations of rank 0, evenly over `run_s`."""
     hangs_at: int | None = None
     """Step after which nothing more happens, not even its ending."""
-    progress: Literal["told", "refused", "silent", "rubbish"] = "told"
-    """What GET /progress finds: the newest step, a closed connection, nothing, nonsense."""
+    progress: Literal["told", "not yet", "cut", "silent", "rubbish"] = "told"
+    """What GET /progress finds: the newest step, status 503, a connection that is cut, nothing,
+    nonsense."""
     stop_s: float = 0.05
     """From SIGTERM until it ends; beyond its grace it is killed."""
     stop: Exit = Exit(ExitCode.SAVED, "saved a checkpoint on request")
