@@ -15,6 +15,7 @@ import prism_api
 from prism_api.base import Contract, parse, parse_json
 from prism_api.errors import SpecError
 from prism_api.reinforcement import Algorithm
+from prism_api.resources import FailurePolicy
 from prism_api.run import PrismRun, Spec
 from prism_operator.documents import read_run
 from prism_operator.local.folder import run_yaml
@@ -68,7 +69,7 @@ NOT_GIVEN = {
 
 
 def test_a_null_says_the_same_as_leaving_the_field_out() -> None:
-    changes = {"spec.workers": {}, "spec.stages.align.discriminator.warmup": {}}
+    changes: Changes = {"spec.workers": {}, "spec.stages.align.discriminator.warmup": {}}
 
     assert a_prism_run(NOT_GIVEN) == a_prism_run(changes)
 
@@ -94,7 +95,9 @@ def test_a_run_cannot_be_changed() -> None:
 def test_python_may_use_its_own_names_and_documents_may_not() -> None:
     spec = a_prism_run().spec
 
-    made = Spec(model=spec.model, stages=spec.stages, rollout=spec.rollout, failure_policy={})
+    made = Spec(
+        model=spec.model, stages=spec.stages, rollout=spec.rollout, failure_policy=FailurePolicy()
+    )
     assert made.failure_policy == spec.failure_policy
     with pytest.raises(SpecError, match="did you mean failurePolicy"):
         parse(PrismRun, a_document({"spec.failure_policy": {}}))

@@ -30,7 +30,7 @@ def rows_of(section: str) -> dict[str, list[str]]:
 
 def rows_by_path() -> dict[str, list[str]]:
     """The cells of every field by its path in a document."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
         heading, _, text = section.partition("\n")
         others = re.search(r"The same fields stand at (.*)\.$", text, flags=re.MULTILINE)
@@ -42,7 +42,9 @@ def rows_by_path() -> dict[str, list[str]]:
     return found
 
 
-def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, type]]:
+def fields_of(
+    model: type[BaseModel], prefix: str = ""
+) -> Iterator[tuple[str, str, type[BaseModel]]]:
     """Path, name and owner of every field that a document may have."""
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias}"

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from client_rivals import Rivalry, compare
 from operator_load import STAGES, Operator, PlayerProcess, Reading, RunStream, create_runs
@@ -284,7 +285,7 @@ def _show(limits: list[Limit]) -> None:
 def main() -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(prog="make bench-operator", description=__doc__)
-    number = {"type": int, "metavar": "N"}
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
     parser.add_argument("--few", default=100, **number, help="runs at once, first (100)")
     parser.add_argument("--runs", default=1000, **number, help="runs at once, then (1000)")
     parser.add_argument(

@@ -4,7 +4,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -174,10 +174,10 @@ async def _requests(rival: _Contestant, names: list[str], rounds: int) -> dict[s
     return {what: 1e6 * seconds / rounds for what, seconds in used.items()}
 
 
-_Watcher = Callable[[str], AsyncIterator[None]]
+_Watcher = Callable[[str], AsyncGenerator[None, None]]
 
 
-async def _watch_ours(client: Client, namespace: str, version: str) -> AsyncIterator[None]:
+async def _watch_ours(client: Client, namespace: str, version: str) -> AsyncGenerator[None, None]:
     async for _ in client.watch(
         collection(namespace), "", version, seconds=60.0, idle_seconds=60.0
     ):
@@ -186,12 +186,12 @@ async def _watch_ours(client: Client, namespace: str, version: str) -> AsyncIter
 
 async def _watch_official(
     client: DynamicClient, runs: Any, namespace: str, version: str
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None, None]:
     async for _ in client.watch(runs, namespace, resource_version=version):
         yield
 
 
-async def _watch_kopf(namespace: str) -> AsyncIterator[None]:
+async def _watch_kopf(namespace: str) -> AsyncGenerator[None, None]:
     registry, heard = kopf.OperatorRegistry(), asyncio.Queue[None]()
 
     @kopf.on.login(registry=registry)
@@ -212,7 +212,8 @@ async def _watch_kopf(namespace: str) -> AsyncIterator[None]:
     task = asyncio.create_task(operator)
     try:
         while True:
-            yield await heard.get()
+            await heard.get()
+            yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

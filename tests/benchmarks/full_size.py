@@ -34,9 +34,12 @@ from stage_builders import align_stage, rlvr_stage, sft_stage, stage_config
 STEPS = 3
 GIB = 1 << 30
 COMPARED = ("loss", "discriminator_loss", "grad_norm", "discriminator_grad_norm", "reward")
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.1}
 """Largest relative difference of a metric between GPU and CPU, over all steps; losses and rewards
 of alignment pass through a normalisation of scores that are close to each other."""
+
+
+Line = dict[str, Any]
 
 
 def stages(folder: Path, opponent: Size | None, limits: dict[str, int]) -> dict[str, AnyStage]:
@@ -70,8 +73,8 @@ def config_of(stage: AnyStage, folder: Path, size: Size, precision: Precision, g
     )
 
 
-def run(config: StageConfig, work: Path) -> Iterator[Metrics]:
-    """Metrics of every step of every phase."""
+def run(config: StageConfig, work: Path) -> Iterator[Line]:
+    """Metrics of every step of every phase, with its name."""
     work.mkdir(parents=True, exist_ok=True)
     ranks = distributed.join(config.workers)
     try:
@@ -143,7 +146,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
                 say(f"{kind} {shown(metrics)}")
 
 
-def shown(metrics: Metrics) -> str:
+def shown(metrics: Line) -> str:
     """A line for people."""
     parts = [f"{k}={v:.4g}" if isinstance(v, float) else f"{v}" for k, v in metrics.items()]
     return " ".join(parts)
@@ -166,14 +169,14 @@ def compare(folder: Path) -> bool:
         for precision, tolerance in TOLERANCE.items():
             config = config_of(stage, folder, "tiny", precision, 1)
             found = list(run(config, folder / "work"))[1:]
-            worst = {name: furthest(found, expected, name) for name in COMPARED}
-            worst = {name: value for name, value in worst.items() if value is not None}
+            furthest_of = {name: furthest(found, expected, name) for name in COMPARED}
+            worst = {name: value for name, value in furthest_of.items() if value is not None}
             fine &= worst != {} and max(worst.values()) <= tolerance
             say(f"{kind} {precision} (at most {tolerance}): {shown(worst)}")
     return fine
 
 
-def furthest(found: list[Metrics], expected: list[Metrics], name: str) -> float | None:
+def furthest(found: list[Line], expected: list[Line], name: str) -> float | None:
     """The largest difference of a metric over the steps that have it."""
     pairs = zip(found, expected, strict=True)
     return max((relative(a[name], b[name]) for a, b in pairs if name in b), default=None)

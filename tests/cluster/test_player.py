@@ -88,13 +88,15 @@ def ends(cluster: ApiCluster, namespace: str, job: str, how: str) -> None:
 
 def terminated(pod: Document) -> Document:
     state: Document = pod["status"]["containerStatuses"][0]["state"]
-    return state.get("terminated", {})
+    ending: Document = state.get("terminated", {})
+    return ending
 
 
 def waiting(pod: Document) -> Document:
     statuses = pod.get("status", {}).get("containerStatuses", [{}])
     state: Document = statuses[0].get("state", {})
-    return state.get("waiting", {})
+    reason: Document = state.get("waiting", {})
+    return reason
 
 
 def phase(cluster: ApiCluster, namespace: str, name: str) -> str:
@@ -262,7 +264,7 @@ def test_a_deployment_becomes_ready_and_its_pods_go_with_it(
 
         def ready() -> bool:
             status = cluster.admin.get("apps/v1", "deployments", name, namespace)["status"]
-            return status.get("readyReplicas") == 2
+            return bool(status.get("readyReplicas") == 2)
 
         wait_for("two servers", ready, 15)
         cluster.admin.delete("apps/v1", "deployments", name, namespace)

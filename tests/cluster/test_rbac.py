@@ -166,7 +166,7 @@ def assert_exact(cluster: ApiCluster, home: str) -> None:
 def is_forbidden(request: Document, home: str) -> bool:
     """Whether admission refused it; not what comes to namespaces of other tests, which end."""
     place = request.get("objectRef", {}).get("namespace")
-    return place == home and request.get("responseStatus", {}).get("code") == 403
+    return bool(place == home and request.get("responseStatus", {}).get("code") == 403)
 
 
 def test_namespaced_mode_needs_no_cluster_role_and_uses_every_right(

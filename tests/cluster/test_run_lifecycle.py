@@ -188,7 +188,7 @@ def test_what_a_deleted_run_left_makes_way_for_one_of_its_name_without_a_garbage
     house: Open, cluster: ApiCluster
 ) -> None:
     with house(lambda who: QUICK) as at:
-        kept = {"keepChildren": {"succeeded": True}}
+        kept: dict[str, Any] = {"keepChildren": {"succeeded": True}}
         at.run(**kept).ends()
         before = {kind: at.get(kind, "run-sft-a1")["metadata"]["uid"] for kind in (JOBS, CONFIGS)}
 

@@ -46,7 +46,10 @@ def change(file: str, *path: str, to: Any) -> Callable[[Path], None]:
 
 
 def write(file: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / file).write_text(text) and None
+    def written(folder: Path) -> None:
+        (folder / file).write_text(text)
+
+    return written
 
 
 def remove(file: str) -> Callable[[Path], None]:

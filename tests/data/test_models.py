@@ -162,7 +162,7 @@ def lose_the_processor(folder: Path) -> None:
 
 
 LOADED = "cannot be loaded as a Qwen3-VL"
-DAMAGES = {
+DAMAGES: dict[Callable[[Path], None], str] = {
     truncate: rf"{WEIGHTS}: has \d+ bytes of \d+",
     empty: f"{WEIGHTS}: is no safetensors file, or a damaged one",
     remove: f"has neither {WEIGHTS} nor {INDEX}",
@@ -180,7 +180,10 @@ DAMAGES = {
     be_no_kind: f"{LOADED}: its model_type is None",
     cut_the_config: "config.json: is no JSON",
 }
-UNREADABLE = {lose_the_tokenizer: "tokenizer", lose_the_processor: "image processor"}
+UNREADABLE: dict[Callable[[Path], None], str] = {
+    lose_the_tokenizer: "tokenizer",
+    lose_the_processor: "image processor",
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

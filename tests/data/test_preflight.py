@@ -190,7 +190,8 @@ def test_a_demonstration_beyond_the_context_is_left_out_by_its_own_limit(
 
 
 def test_length_limits_beyond_the_models_context_are_named(tmp_path: Path, data: Changes) -> None:
-    changes = data | {
+    changes = {
+        **data,
         "spec.stages.sft.maxResponseTokens": 2048,
         "spec.stages.rlvr.maxResponseTokens": 2049,
         "spec.stages.align.maxPromptTokens": 4096,
@@ -218,7 +219,7 @@ def test_a_model_whose_files_disagree_is_named_once_for_all_stages(
     folder = shutil.copytree(digits_folder / "model", tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
 
-    (error,) = find_errors(written(tmp_path, configs(data | {"spec.model.uri": file_uri(folder)})))
+    (error,) = find_errors(written(tmp_path, configs({**data, "spec.model.uri": file_uri(folder)})))
 
     assert error.exit_code == ExitCode.BAD_DATA
     assert str(error).startswith(f"{folder}/chat_template.jinja: is missing")
@@ -246,7 +247,7 @@ def test_a_model_that_lacks_tensors_is_found_by_its_headers(
 def test_a_missing_discriminator_is_named(tmp_path: Path, data: Changes) -> None:
     changes = {"spec.stages.align.discriminator.model": {"uri": "file:///no/such/model"}}
 
-    (error,) = find_errors(written(tmp_path, configs(data | changes)))
+    (error,) = find_errors(written(tmp_path, configs({**data, **changes})))
 
     assert str(error).startswith("/no/such/model: no model here")
 
@@ -255,7 +256,7 @@ def test_a_missing_model_does_not_hide_bad_data(tmp_path: Path, data: Changes) -
     spoil(tmp_path / "align.jsonl")
 
     errors = find_errors(
-        written(tmp_path, configs(data | {"spec.model.uri": "file:///no/such/model"}))
+        written(tmp_path, configs({**data, "spec.model.uri": "file:///no/such/model"}))
     )
 
     assert [str(error).partition(": ")[0] for error in errors] == [
@@ -435,11 +436,11 @@ def test_a_row_with_more_images_than_a_rollout_server_takes_is_named(
         for count in (16, 17)
     ]
     many = {"uri": file_uri(write_jsonl(tmp_path / "many.jsonl", rows))}
-    data |= {"spec.evaluation.data": many}
-    paths = written(tmp_path, configs(data))
+    changes = {**data, "spec.evaluation.data": many}
+    paths = written(tmp_path, configs(changes))
     assert find_errors(paths) == []
     for stage in ("align", "rlvr"):
         served = {f"spec.stages.{stage}.rollout": {"backend": "vllm", "gpusPerReplica": 0}}
-        (error,) = find_errors(written(tmp_path, configs(data | served)))
+        (error,) = find_errors(written(tmp_path, configs({**changes, **served})))
         assert str(error).startswith(f"{tmp_path}/many.jsonl row 1: has 17 images, a rollout serv")
         assert error.exit_code == ExitCode.BAD_DATA

@@ -25,7 +25,7 @@ ReadTable = Callable[[str], list[Row]]
 
 @pytest.fixture(scope="module")
 def processor(made: Path) -> Any:
-    return AutoProcessor.from_pretrained(made / "model")  # type: ignore[no-untyped-call]
+    return AutoProcessor.from_pretrained(made / "model")
 
 
 @pytest.fixture(scope="module")

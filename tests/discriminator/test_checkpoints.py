@@ -16,9 +16,10 @@ from prism_api.errors import DataError, SpecError
 from prism_api.stages import Discriminator as Settings
 from prism_api.uris import file_uri
 from prism_trainer.discriminator.discriminator import Discriminator
-from prism_trainer.discriminator.layout import HEAD, OwnTensors, published
+from prism_trainer.discriminator.layout import OwnTensors, published
 from prism_trainer.discriminator.loading import load_discriminator
 from prism_trainer.discriminator.model import DiscriminatorModel, upcycle
+from prism_trainer.discriminator.start import HEAD
 from prism_trainer.distributed import Ranks
 from prism_trainer.models import export_model
 from prism_trainer.tensor_files import TensorFiles

@@ -1,11 +1,13 @@
 """Recomputing layers in the backward pass changes memory, and no number."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from discriminator_builders import build_comparisons, build_discriminator
-from engine_cases import context_of
+from losses_by_split import context_of
 from model_builders import build_groups, build_model, build_policy
 from prism_api import stages
 from prism_api.optimization import Optimization
@@ -54,8 +56,11 @@ def adversarial(recompute: bool, load_balance_coef: float = 0.1) -> tuple[float,
     return report.loss, gradients(network)
 
 
+Step = Callable[[bool], tuple[float, dict[str, Tensor]]]
+
+
 @pytest.mark.parametrize("step", [supervised, adversarial])
-def test_losses_and_gradients_are_the_same(step) -> None:  # type: ignore[no-untyped-def]
+def test_losses_and_gradients_are_the_same(step: Step) -> None:
     (loss, ours), (expected_loss, theirs) = step(True), step(False)
     assert loss == expected_loss
     assert ours.keys() == theirs.keys()

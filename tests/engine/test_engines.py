@@ -79,8 +79,10 @@ def test_two_processes_compute_what_one_does(case: str, by_two: Path) -> None:
 def direction(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     """Cosine between all gradients together."""
     assert ours.keys() == theirs.keys()
-    whole = (torch.cat([x[name].double().flatten() for name in theirs]) for x in (ours, theirs))
-    return float(cosine_similarity(*whole, dim=0))
+    mine, expected = (
+        torch.cat([x[name].double().flatten() for name in theirs]) for x in (ours, theirs)
+    )
+    return float(cosine_similarity(mine, expected, dim=0))
 
 
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:

@@ -37,7 +37,11 @@ from prism_trainer.rollouts import Request, SamplingParams
 from prism_trainer.stages.sft import supervised_update
 from prism_trainer.tensor_files import write_model
 
-KINDS = {"dense": {}, "dense tied": {"tied": True}, "mixture": {"mixture": True}}
+KINDS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "dense tied": {"tied": True},
+    "mixture": {"mixture": True},
+}
 WEIGHTS = "model.safetensors"
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from discriminator_builders import build_comparisons, build_discriminator
-from engine_cases import context_of
+from losses_by_split import context_of
 from model_builders import build_groups, build_model, build_policy
 from prism_api import stages
 from prism_api.optimization import Optimization

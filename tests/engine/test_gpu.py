@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from discriminator_builders import build_comparisons, decided
-from engine_cases import context_of
+from losses_by_split import context_of
 from model_builders import build_groups, build_model, build_policy, packed
 from prism_api import stages
 from prism_api.optimization import Optimization

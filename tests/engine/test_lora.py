@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from engine_cases import context_of
+from losses_by_split import context_of
 from model_builders import (
     build_groups,
     build_model,
@@ -49,7 +49,7 @@ def peft_of(model: Any, lora: Lora) -> Any:
     modules = "|".join(lora.target_modules)
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         target_modules=rf".*\.language_model\..*\.({modules})",
     )
     theirs: Any = get_peft_model(build_model(), config)

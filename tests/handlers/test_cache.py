@@ -111,7 +111,7 @@ class Server(RuleBasedStateMachine):
 
     @invariant()
     def it_shows_everything_that_it_was_told_is_there(self) -> None:
-        newest = {}
+        newest: dict[str, tuple[str, int]] = {}
         for uid, version in self.known.items():
             name = uid.split("-")[0]
             if version > newest.get(name, ("", 0))[1]:
@@ -129,8 +129,8 @@ class Server(RuleBasedStateMachine):
 Server.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 
 
-class TestCache(Server.TestCase):  # type: ignore[name-defined,misc]
-    """Hypothesis runs the machine through unittest."""
+TestCache = Server.TestCase
+"""Hypothesis runs the machine through unittest."""
 
 
 def test_an_object_that_has_our_label_again_is_known_again() -> None:

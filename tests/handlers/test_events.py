@@ -69,7 +69,9 @@ def reasons(before: PrismRunStatus, after: PrismRunStatus) -> list[str]:
 
 
 def test_the_story_of_a_run_is_told_in_order() -> None:
-    failed = {"outcome": "ended", "exit_code": 1, "message": "CUDA error"}
+    failed = an_attempt(
+        trainer_started_at=START, outcome="ended", exit_code=1, message="CUDA error"
+    )
     done = {"outcome": "ended", "exit_code": 0}
     evaluation = an_evaluation(correct=672)
     statuses = [
@@ -79,7 +81,7 @@ def test_the_story_of_a_run_is_told_in_order() -> None:
         running(an_attempt(message="no image trainer:9")),
         running(an_attempt(trainer_started_at=START, stepped_at=START), step=1),
         running(an_attempt(trainer_started_at=START, stepped_at=START), step=2),
-        running(an_attempt(trainer_started_at=START, **failed)),
+        running(failed),
         running(an_attempt(2), restarts=Restarts(faults=1)),
         running(an_attempt(2, outcome="preempted", message="node n7 is gone")),
         running(an_attempt(3)),

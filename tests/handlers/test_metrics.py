@@ -157,7 +157,7 @@ def test_gpu_time_adds_up_to_what_the_status_says(seconds: list[float], kind: St
 def test_a_stage_s_duration_is_counted_once_when_its_result_is_there(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
-    times = {"started_at": START, "ended_at": START + timedelta(hours=3)}
+    times: dict[str, Any] = {"started_at": START, "ended_at": START + timedelta(hours=3)}
     report = StageReport(uri="s3://b/result.json", digest="a" * 64, result=a_result())
     running, done = a_status(started_at=START), a_status(**times, result=report)
     given_up = a_status(**times, state=State.FAILED)

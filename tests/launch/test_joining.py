@@ -10,7 +10,7 @@ from prism_trainer.distributed import await_peers
 
 
 def test_processes_that_all_come_wait_for_each_other() -> None:
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
     first = Thread(target=await_peers, args=(store, 0, 3, 20.0))
     second = Thread(target=await_peers, args=(store, 1, 3, 20.0))
     first.start()
@@ -26,7 +26,7 @@ def test_processes_that_all_come_wait_for_each_other() -> None:
 
 
 def test_one_that_never_comes_is_named() -> None:
-    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     server.set("prism-joined-1", "")
 
     with pytest.raises(RendezvousError, match=r"^process 2 of 3 has not joined within 0\.3 s"):

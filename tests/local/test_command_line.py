@@ -211,9 +211,8 @@ def test_a_missing_data_file_ends_with_65(tmp_path: Path, digits_folder: Path) -
     changes: Changes = {
         "spec.model.uri": f"file://{digits_folder / 'model'}",
         "spec.evaluation.maxResponseTokens": 96,
+        **{f"spec.stages.{stage}.maxResponseTokens": 96 for stage in ("sft", "align", "rlvr")},
     }
-    for stage in ("sft", "align", "rlvr"):
-        changes[f"spec.stages.{stage}.maxResponseTokens"] = 96
 
     done = prism("run", a_file(tmp_path, changes), "--out", tmp_path / "out")
 

@@ -168,7 +168,9 @@ def test_its_exit_code_is_the_commands(place: Workplace, code: int) -> None:
 def test_servers_end_with_the_command(place: Workplace) -> None:
     ended = place.run("import os; print(os.environ['PRISM_ROLLOUT_URLS'])")
     port = int(ended.output.rpartition(":")[2])
-    listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
+    listening = {
+        c.laddr.port for c in psutil.net_connections("tcp") if c.laddr and c.status == "LISTEN"
+    }
     assert port not in listening
 
 

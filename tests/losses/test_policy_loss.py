@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prism_api.algorithms import ALGORITHM_ROWS, PolicyObjective
-from prism_api.reinforcement import KlEstimator
+from prism_api.reinforcement import Algorithm, KlEstimator
 from prism_api.resources import DataSource
 from prism_api.stages import RlvrStage
 from prism_trainer.losses.policy import (
@@ -367,10 +367,10 @@ def test_capped_weights_of_cispo_are_counted_where_there_is_an_advantage() -> No
 
 
 @pytest.mark.parametrize(("algorithm", "expected"), list(OBJECTIVES.items()))
-def test_the_published_rows_are_used(algorithm: str, expected: PolicyObjective) -> None:
-    row = ALGORITHM_ROWS[algorithm]  # type: ignore[index]
+def test_the_published_rows_are_used(algorithm: Algorithm, expected: PolicyObjective) -> None:
+    row = ALGORITHM_ROWS[algorithm]
     stage = RlvrStage(
-        algorithm=algorithm,  # type: ignore[arg-type]
+        algorithm=algorithm,
         data=DataSource(uri="file:///x.parquet"),
         clip_low=row.clip_low,
         clip_high=row.clip_high,

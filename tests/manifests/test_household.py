@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from prism_api.names import StageKind
 from prism_api.resources import Images
 from prism_api.status import AttemptStatus, PrismRunStatus, StageStatus, State
 from prism_operator.cluster.runs import RunReader
@@ -14,7 +15,7 @@ from run_builders import UID, Changes, put
 from sighting_builders import NOW, later
 from simulated_cluster import report_of
 
-KIND = "rlvr"
+KIND: StageKind = "rlvr"
 _RUN: Any = {
     "metadata": {"name": "run", "namespace": "team", "uid": UID, "resourceVersion": "1"},
     "spec": {
@@ -44,7 +45,8 @@ def a_status(state: State = State.RUNNING, **facts: Any) -> PrismRunStatus:
     """A run of one stage in its first attempt, which has facts; `proven`: it is done."""
     result = REPORT if facts.pop("proven", False) else None
     completion_time = facts.pop("completion_time", None)
-    attempt = AttemptStatus(**({"number": 1, "started_at": NOW} | facts))
+    known: dict[str, Any] = {"number": 1, "started_at": NOW} | facts
+    attempt = AttemptStatus(**known)
     stage = StageStatus(state=state, attempt=attempt, result=result)
     return PrismRunStatus(state=state, completion_time=completion_time, stages={KIND: stage})
 

@@ -22,7 +22,7 @@ def named(key: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[list[
     return st.lists(members, max_size=3, unique_by=lambda member: member[key])
 
 
-CONTAINER = st.fixed_dictionaries(
+CONTAINER: st.SearchStrategy[Manifest] = st.fixed_dictionaries(
     {"name": st.sampled_from(["pytorch", "sidecar"])},
     optional={
         "env": named("name", value=TEXTS),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any
 
 import pytest
 
@@ -367,8 +368,9 @@ def test_an_attempt_drains_while_a_pod_of_it_holds_a_machine() -> None:
 def test_an_attempt_drains_while_its_job_may_get_missing_pods_again() -> None:
     goes_on = seen(failed(75, 0), job=a_job())
     assert is_draining(goes_on, STEP, 1)
-    for change in ({"is_finished": True}, {"is_deleting": True}):
-        jobs = tuple(replace(job, **change) for job in goes_on.jobs)
+    for change in ("is_finished", "is_deleting"):
+        changed: dict[str, Any] = {change: True}
+        jobs = tuple(replace(job, **changed) for job in goes_on.jobs)
         assert not is_draining(replace(goes_on, jobs=jobs), STEP, 1)
 
 

@@ -172,6 +172,7 @@ def test_a_deadline_is_looked_at_again_as_soon_as_it_has_passed(
     pause = decided(observed(sft=[attempt]), 50.0, policy).requeue_after_seconds
 
     assert pause == pytest.approx(seconds, abs=0.2)
+    assert pause is not None
     assert decided(observed(sft=[attempt]), 50.0 + pause, policy).actions != () or seconds == 30.0
 
 

@@ -345,8 +345,8 @@ class World(RuleBasedStateMachine):
 World.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
-class TestLaws(World.TestCase):  # type: ignore[name-defined,misc]
-    """Hypothesis runs the machine through unittest."""
+TestLaws = World.TestCase
+"""Hypothesis runs the machine through unittest."""
 
 
 @pytest.mark.parametrize("code", FINAL_CODES)

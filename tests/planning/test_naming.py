@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_api.names import DNS_LABEL, MAX_RUN_NAME, STAGE_ORDER
+from prism_api.names import DNS_LABEL, MAX_RUN_NAME, STAGE_ORDER, StageKind
 from prism_api.stage_config import RunRef
 from prism_operator.planning.naming import attempt_name, rollout_name, token_name
 from run_builders import UID
@@ -30,29 +30,29 @@ def a_run(name: str, uid: str = UID) -> RunRef:
 
 @given(run_names, kinds, attempts)
 def test_names_are_legal_and_short_enough_for_what_others_append(
-    name: str, kind: str, attempt: int
+    name: str, kind: StageKind, attempt: int
 ) -> None:
     run = a_run(name)
-    job = attempt_name(run, kind, attempt)  # type: ignore[arg-type]
+    job = attempt_name(run, kind, attempt)
     assert len(f"{job}-worker-999") <= 63
-    others = [rollout_name(run, kind), token_name(run)]  # type: ignore[arg-type]
+    others = [rollout_name(run, kind), token_name(run)]
     for child in [job, *others]:
         assert RFC_1035.fullmatch(child)
         assert len(child) <= 63
 
 
-Child = tuple[str, str, int]
+Child = tuple[str, StageKind, int]
 
 
 @given(st.lists(st.tuples(run_names, kinds, attempts), min_size=2, max_size=8, unique=True))
 def test_no_two_attempts_share_a_name(children: list[Child]) -> None:
-    names = [attempt_name(a_run(name), kind, n) for name, kind, n in children]  # type: ignore[arg-type]
+    names = [attempt_name(a_run(name), kind, n) for name, kind, n in children]
     assert len(set(names)) == len(names)
 
 
 @given(st.lists(st.tuples(run_names, kinds), min_size=2, max_size=8, unique=True))
-def test_no_two_stages_share_servers(children: list[tuple[str, str]]) -> None:
-    names = [rollout_name(a_run(name), kind) for name, kind in children]  # type: ignore[arg-type]
+def test_no_two_stages_share_servers(children: list[tuple[str, StageKind]]) -> None:
+    names = [rollout_name(a_run(name), kind) for name, kind in children]
     assert len(set(names)) == len(names)
 
 

@@ -5,7 +5,7 @@ checked by what it did itself: which harm came to an attempt, what was reported,
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from typing import Any
 
@@ -86,7 +86,7 @@ class World(RuleBasedStateMachine):
     )
     def begin(
         self,
-        kinds: set[StageKind] = frozenset(STAGE_ORDER),  # type: ignore[assignment]
+        kinds: Set[StageKind] = frozenset(STAGE_ORDER),
         replicas: int = 2,
         backend: str = "vllm",
         queued: bool = False,
@@ -129,7 +129,7 @@ class World(RuleBasedStateMachine):
     # The operator.
 
     @rule(behind=st.sets(st.sampled_from(KINDS)), dies_after=st.none() | st.integers(0, 3))
-    def look(self, behind: set[str] = frozenset(), dies_after: int | None = None) -> None:  # type: ignore[assignment]
+    def look(self, behind: Set[str] = frozenset(), dies_after: int | None = None) -> None:
         """One reconcile; of some kinds of children older states are seen, and it may be stopped
         dead between two of its requests."""
         for kind in set(KINDS) - behind:
@@ -695,8 +695,8 @@ def _check_memory(old: AttemptStatus, new: AttemptStatus) -> None:
 World.TestCase.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
 
 
-class TestLaws(World.TestCase):  # type: ignore[name-defined,misc]
-    """Hypothesis runs the machine through unittest."""
+TestLaws = World.TestCase
+"""Hypothesis runs the machine through unittest."""
 
 
 # A machine that never gets there would prove nothing.
@@ -768,6 +768,10 @@ def test_what_would_fail_again_waits_for_a_change(code: int) -> None:
     assert world.operator.status.stages["sft"].restarts.faults == 0
 
 
+def state_of(world: World) -> State:
+    return world.operator.status.state
+
+
 def test_a_suspended_run_holds_nothing_and_goes_on_where_it_was() -> None:
     world = a_world()
     world.all_goes_well()
@@ -775,13 +779,13 @@ def test_a_suspended_run_holds_nothing_and_goes_on_where_it_was() -> None:
     assert world.operator.status.current_stage == "align"
     world.the_user_suspends_or_resumes(True)
     world.looks_until_nothing_is_to_do()
-    assert world.operator.status.state is State.STOPPING
+    assert state_of(world) is State.STOPPING
     world.cluster.collect()
     world.looks_until_nothing_is_to_do()
-    assert world.operator.status.state is State.STOPPING, "its pods still run"
+    assert state_of(world) is State.STOPPING, "its pods still run"
     world.cluster.end_deleted(with_word=False)
     world.looks_until_nothing_is_to_do()
-    assert world.operator.status.state is State.SUSPENDED
+    assert state_of(world) is State.SUSPENDED
     world.cluster.collect()
     assert not world.cluster.jobs
     assert not world.cluster.servers

@@ -152,8 +152,8 @@ def test_rollout_corrections_are_trls(
     torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-9)
     given = torch.nn.functional.pad(padded, (0, batch.mask.shape[1] - width))
     for objective, loss_type, settings in PAIRS.values():
-        ours = our_loss(batch, objective, correction=weights)
-        theirs = trl.trl_loss(batch, loss_type, weights=given, **settings)
+        ours: tuple[Tensor, ...] = our_loss(batch, objective, correction=weights)
+        theirs: tuple[Tensor, ...] = trl.trl_loss(batch, loss_type, weights=given, **settings)
         if objective is GSPO and level == "token":
             # Another gradient, see below.
             ours, theirs = ours[:1], theirs[:1]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
-from prism_api.names import STAGE_ORDER
+from prism_api.names import STAGE_ORDER, StageKind
 from prism_operator.report.accuracy_path import (
     OFFSET,
     SIZE_INCHES,
@@ -19,7 +19,7 @@ from prism_operator.report.accuracy_path import (
     label_side,
     paint_accuracy_path,
 )
-from prism_operator.report.artifacts import RunArtifacts
+from prism_operator.report.artifacts import RunArtifacts, StageArtifacts
 from prism_operator.report.summary import Summary, summarise
 from prism_operator.report.svg import draw
 from report_builders import HELDOUT, UID, a_stage, a_summary, an_evaluation
@@ -65,7 +65,8 @@ def test_no_figure_stands_on_a_dot_a_name_of_a_stage_or_another_figure(
     correct: Sequence[int], captions: Sequence[float | None]
 ) -> None:
     axes = painted(measured(correct, captions))
-    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    figure = axes.get_figure(root=True)
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     names = [label.get_window_extent(renderer) for label in axes.get_xticklabels()]
     labels = [text.get_window_extent(renderer) for text in axes.texts]
     dots = [dot(axes, i - OFFSET, count / HELDOUT) for i, count in enumerate(correct)]
@@ -106,7 +107,7 @@ def test_ticks_are_whole_percentages(floor: float) -> None:
 
 
 def test_without_an_evaluation_there_is_no_figure() -> None:
-    stages = {"sft": a_stage("sft", evaluation=None)}
+    stages: dict[StageKind, StageArtifacts] = {"sft": a_stage("sft", evaluation=None)}
 
     assert draw_accuracy_path(summarise(RunArtifacts("run", UID, 0, stages))) is None
     assert draw_accuracy_path(a_summary()) is not None

@@ -2,18 +2,19 @@
 
 import base64
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from prism_api.names import STAGE_ORDER
+from prism_api.names import STAGE_ORDER, StageKind
 from prism_operator.report.artifacts import Sample, StageArtifacts
 from prism_operator.report.responses import Block, collect_questions, split_blocks
 from report_builders import a_picture, a_result, a_stage
 
 
-def a_sample(**changes: object) -> Sample:
+def a_sample(**changes: Any) -> Sample:
     sample = Sample(id="q", prompt="?", response="", ground_truth="1", correct=True)
-    return replace(sample, **changes)  # type: ignore[arg-type]
+    return replace(sample, **changes)
 
 
 def stage_of(*samples: Sample) -> StageArtifacts:
@@ -51,11 +52,11 @@ def test_a_question_has_the_answers_of_all_stages_in_their_order() -> None:
 
 
 def test_a_question_that_only_one_stage_was_asked_is_shown_too() -> None:
-    stages = {
+    stages: dict[StageKind, StageArtifacts] = {
         "sft": stage_of(a_sample(id="a"), a_sample(id="b")),
         "rlvr": stage_of(a_sample(id="b")),
     }
-    questions = collect_questions(stages)  # type: ignore[arg-type]
+    questions = collect_questions(stages)
     assert [(q.id, len(q.answers)) for q in questions] == [("a", 1), ("b", 2)]
 
 

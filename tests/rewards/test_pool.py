@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import psutil
 import pytest
 
-from prism_trainer.rewards import worker_process
 from prism_trainer.rewards.pool import EvaluatorPool, evaluate
 from prism_trainer.rewards.values import Evaluation, Failure
 from prism_trainer.rewards.worker_process import WorkerLimits
@@ -68,7 +68,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 def assert_evaluated(results: dict[str, Evaluation], formulas: list[str]) -> None:
     for formula in formulas:
         factor = int(formula.split()[0])
-        assert results[formula] == ((factor**2, 0),)
+        assert results[formula] == ((Decimal(factor**2), Decimal(0)),)
 
 
 def test_formulas_are_evaluated_by_as_many_workers_as_there_may_be(
@@ -189,9 +189,9 @@ def test_workers_that_cannot_start_are_the_verifiers_failure(
     broken.chmod(0o755)
     pool = make_pool(workers=2)
     with monkeypatch.context() as patch:
-        patch.setattr(worker_process.sys, "executable", str(broken))
+        patch.setattr(sys, "executable", str(broken))
         assert set(pool.evaluate(FAST).values()) == {Failure.VERIFIER_FAILED}
-        patch.setattr(worker_process.sys, "executable", str(tmp_path / "missing"))
+        patch.setattr(sys, "executable", str(tmp_path / "missing"))
         assert set(pool.evaluate(FAST).values()) == {Failure.VERIFIER_FAILED}
     assert_evaluated(pool.evaluate(FAST), FAST)
 

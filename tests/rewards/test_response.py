@@ -155,7 +155,8 @@ def read_by_hand(text: str) -> tuple[str, ...] | None:
 def test_any_text_is_read_as_its_tags_say(text: str) -> None:
     response, expected = parse_response(text), read_by_hand(text)
     if response is None or expected is None:
-        assert response is expected is None
+        assert response is None
+        assert expected is None
     else:
         inner = (response.caption, response.think, response.answer)
         assert inner == tuple(part.strip() for part in expected)

@@ -23,7 +23,7 @@ def _served(kind: Kind, folder: Path) -> Iterator[Served]:
     processor = build_processor(build_tokenizer())
     try:
         server.wait()
-        encoder = Encoder(processor, model.config.image_token_id)  # type: ignore[union-attr]
+        encoder = Encoder(processor, model.config.image_token_id)
         yield Served(kind, server, processor, encoder)
     finally:
         server.stop()

@@ -176,7 +176,9 @@ def test_a_log_probability_that_is_no_number_is_a_fault(
     choice = a_choice(0, [7, 8])
     choice["logprobs"]["content"][1]["logprob"] = score
     with pytest.raises(Fault, match="no numbers"):
-        completions_of(an_answer(requests[0], choice, a_choice(1, [7])), requests[0], SERVER, 1)
+        completions_of(
+            an_answer(requests[0], choice, a_choice(1, [7])), requests[0], SERVER, WEIGHTS
+        )
 
 
 def test_too_few_answers_are_a_fault(requests: list[Request]) -> None:

@@ -80,14 +80,8 @@ class Trainer:
         request: Request,
         limits: Limits = LIMITS,
     ) -> None:
-        addresses = [_Address(server.url, folder) for server in servers]
-        self.client: VllmClient = build_client(
-            addresses,  # type: ignore[arg-type]
-            model,
-            folder,
-            BUDGET,
-            limits,
-        )
+        addresses: Any = [_Address(server.url, folder) for server in servers]
+        self.client: VllmClient = build_client(addresses, model, folder, BUDGET, limits)
         self._request = request
         self.client.update_weights(5)
 

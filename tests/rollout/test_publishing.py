@@ -15,7 +15,7 @@ from prism_store.store import DirectoryStore
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.lora import add_adapters
 from prism_trainer.rollouts.publish import Publisher
-from served_models import build_served_model, save_served_model, weights_of
+from served_models import Kind, build_served_model, save_served_model, weights_of
 from stage_builders import rlvr_stage, stage_config
 
 WEIGHTS = "model.safetensors"
@@ -34,10 +34,10 @@ def published(publisher: Publisher, version: int) -> Path:
 
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 def test_tensors_are_named_shaped_and_valued_as_in_a_published_checkpoint(
-    kind: str, tmp_path: Path
+    kind: Kind, tmp_path: Path
 ) -> None:
     """Experts with their inputs first."""
-    model = build_served_model(kind, seed=1)  # type: ignore[arg-type]
+    model = build_served_model(kind, seed=1)
     theirs = load_file(save_served_model(model, tmp_path) / WEIGHTS)
     publisher = build_publisher(tmp_path)
     publisher.publish(weights_of(model), 0)

@@ -213,7 +213,7 @@ def _folder(process: psutil.Process) -> str:
 def fresh_gaps(evidence: Evidence) -> list[float]:
     """`rollout_gap_max` of the steps that were trained on no surplus of older weights."""
     return [
-        metrics["rollout_gap_max"]
+        float(metrics["rollout_gap_max"])
         for row, metrics in zip(evidence.rows, evidence.history, strict=True)
         if {use.position for part in row.trained for use in part}
         <= {group.position for group in row.drawn}

@@ -88,8 +88,8 @@ def talkative(served: Served, seed: int) -> PreTrainedModel:
     model = served.model(seed)
     ends = [served.encoder.eos_id, served.processor.tokenizer.pad_token_id]
     with torch.no_grad():
-        model.lm_head.weight.mul_(0.5)  # type: ignore[union-attr,operator]
-        model.lm_head.weight[ends] *= 2  # type: ignore[index,union-attr,operator]
+        model.lm_head.weight.mul_(0.5)
+        model.lm_head.weight[ends] *= 2
     return model
 
 

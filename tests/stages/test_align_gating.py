@@ -66,7 +66,7 @@ def test_wrong_answers_pay_and_right_ones_do_not(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_prefers_right_answers(
-    talker: Path, teachers: DataSource, tmp_path: Path, updates: list[Update], mode: str
+    talker: Path, teachers: DataSource, tmp_path: Path, updates: list[Update], mode: Any
 ) -> None:
     """With what alignment thinks of them turned down."""
     run(talker, tmp_path, teachers, Gating(mode=mode, align_coef=1e-3))

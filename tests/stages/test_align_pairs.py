@@ -14,6 +14,7 @@ from prism_api.stages import Warmup
 from prism_trainer.discriminator.comparison import Comparison
 from prism_trainer.discriminator.discriminator import Discriminator, ScoredBatch
 from prism_trainer.stages import align
+from prism_trainer.stages.sampling import sample
 from stage_builders import (
     Finished,
     Row,
@@ -65,11 +66,10 @@ def test_the_warm_up_is_one_pass_over_the_lines_without_a_sampled_response(
 ) -> None:
     """Every line gives its caption pair and its reasoning pair."""
     sampled: list[tuple[Any, ...]] = []
-    inner = align.sample
 
     def watching(*arguments: Any) -> Any:
         sampled.append(arguments[-1])
-        return inner(*arguments)
+        return sample(*arguments)
 
     monkeypatch.setattr(align, "sample", watching)
     finished = run(talker, teachers, tmp_path, pairs)

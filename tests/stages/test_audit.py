@@ -42,7 +42,7 @@ from stage_builders import (
     write_rows,
 )
 
-Change = Callable[[list[IterationRecord]], None]
+Change = Callable[[list[IterationRecord]], object]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from prism_api.resources import DataSource
 from prism_trainer.data.encoder import Encoder
 from prism_trainer.data.rows import Dataset
 from prism_trainer.distributed import Ranks
-from prism_trainer.rollouts import Request, SamplingParams
+from prism_trainer.rollouts import Completion, Request, SamplingParams
 from prism_trainer.stages.program import StageContext
 from prism_trainer.stages.prompts import PromptSource
 from prism_trainer.stages.run import build_context
@@ -109,7 +109,9 @@ class Recorder:
     def __init__(self) -> None:
         self.requests: list[Request] = []
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[list[object]]:
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams
+    ) -> list[list[Completion]]:
         """No responses."""
         self.requests = list(requests)
         return [[] for _ in requests]

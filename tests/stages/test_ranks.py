@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -95,7 +95,7 @@ def stages(
     uneven_pairs: DataSource,
 ) -> dict[str, AnyStage]:
     lora = Lora(rank=4)
-    warmup = {"batch_size": 8, "learning_rate": 1e-3, "steps": 3}
+    warmup: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-3, "steps": 3}
     few = {**warmup, "batch_size": 2}
     return {
         "sft": sft_stage(demos, steps=5, max_tokens_per_pack=150),

@@ -14,6 +14,7 @@ from prism_api.reinforcement import Overlong
 from prism_api.resources import DataSource
 from prism_trainer.distributed import Ranks
 from prism_trainer.engine.policy import Policy
+from prism_trainer.models import load_policy
 from prism_trainer.rewards.reward import RewardWeights, score
 from prism_trainer.stages import policy_update
 from prism_trainer.stages.rlvr import mini_batches
@@ -207,11 +208,11 @@ def test_without_a_coefficient_the_initial_policy_is_neither_loaded_nor_asked(
     coefficient: float,
 ) -> None:
     passes: list[Any] = []
-    inner_load, inner_pass = policy_update.load_policy, Policy.initial_logprobs
+    inner_pass = Policy.initial_logprobs
 
     def load(*arguments: Any) -> Any:
         passes.append("loaded")
-        return inner_load(*arguments)
+        return load_policy(*arguments)
 
     def ask(*arguments: Any) -> Any:
         passes.append("asked")

@@ -91,7 +91,7 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-DAMAGES = {
+DAMAGES: dict[Callable[[Path], None], str] = {
     truncate: "bytes, its manifest says",
     empty: "has 0 bytes, its manifest says",
     lengthen: "bytes, its manifest says",

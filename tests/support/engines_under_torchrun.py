@@ -5,7 +5,7 @@
 
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 from unittest.mock import patch
 
 import torch
@@ -24,14 +24,14 @@ def shard_everything() -> None:
 
 
 if __name__ == "__main__":
-    engine, out = sys.argv[1], Path(sys.argv[2])
-    assert engine in get_args(Engine)
+    assert sys.argv[1] in get_args(Engine)
+    engine, out = cast(Engine, sys.argv[1]), Path(sys.argv[2])
     ranks = distributed.join(Workers())
     if engine.startswith("deepspeed"):
         patch("deepspeed.comm.torch.build_shm_op", lambda: None).start()
         shard_everything()
     for name, case in CASES.items():
-        outcome = case(engine, ranks)  # type: ignore[arg-type]
+        outcome = case(engine, ranks)
         if ranks.is_first:
             torch.save(outcome, out / f"{name}.pt")
     distributed.leave()

@@ -1,7 +1,8 @@
 """Attempts and results as an executor could observe them."""
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from prism_api.checkpoint import CheckpointRef
 from prism_api.names import StageKind
@@ -61,11 +62,14 @@ def a_proof(
 
 
 def observed(
-    *, results: tuple[StageResult, ...] = (), suspend: bool = False, **attempts: Any
+    *,
+    results: tuple[StageResult, ...] = (),
+    suspend: bool = False,
+    **attempts: Sequence[AttemptObserved],
 ) -> RunObserved:
     """What there is: `observed(sft=[running()])`."""
     return RunObserved(
-        {kind: tuple(found) for kind, found in attempts.items()},  # type: ignore[misc]
+        {cast(StageKind, kind): tuple(found) for kind, found in attempts.items()},
         {result.kind: result for result in results},
         suspend,
     )

@@ -1,6 +1,7 @@
 """The operator's account in a test cluster: exactly the rights that the chart gives it."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def operator_kubeconfig(cluster: ApiCluster, home: str, served: Sequence[str] = 
         cluster.admin.apply(manifest)
     rights = [(place, "kubeflow.org", "pytorchjobs") for place in places]
     for where in (*rights, (home, "coordination.k8s.io", "leases")):
-        wait_for("the operator's rights", lambda where=where: _may_create(cluster, home, *where))
+        wait_for("the operator's rights", partial(_may_create, cluster, home, *where))
     return cluster.kubeconfig_for(home, MANAGER)
 
 

@@ -123,7 +123,7 @@ def with_gradient(loss: Tensor, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
 
 
 def assert_same(
-    ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], tolerance: float = 1e-9
+    ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance: float = 1e-9
 ) -> None:
     """Values and gradients, relative to what is compared with (absolute below one)."""
     for mine, reference in zip(ours, theirs, strict=True):

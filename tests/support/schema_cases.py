@@ -137,11 +137,8 @@ def changes(schema: Schema) -> st.SearchStrategy[Changes]:
     well = [(p.path, v) for p in every for v in right(p.schema)]
     nulls = [(p.path, None) for p in every if not p.required]
     wrong = [(p.path, v) for p in every for _, v in refused(p) if v is not REMOVED]
-    also = [
-        (f"{p.path}.noSuchField", v)
-        for p in every
-        if "properties" in p.schema
-        for v in (1, None, {})
+    also: list[tuple[str, Any]] = [
+        (f"{p.path}.noSuchField", v) for p in every if "properties" in p.schema for v in _UNKNOWN
     ]
     whole = [p for p in every if p.schema["type"] == "integer"]
     one = st.one_of(
@@ -166,6 +163,7 @@ def _outermost(pairs: list[tuple[str, Any]]) -> Changes:
     }
 
 
+_UNKNOWN: tuple[Any, ...] = (1, None, {})
 _SMALL = (0, 1, 2, 3, 4, 8, 16, 2.0, 1e1, -0.0, 2.5, 2**31 - 1, 2**31, 2**53, 2**63, 1e300)
 _ALIGN, _RLVR = "spec.stages.align", "spec.stages.rlvr"
 _MEANT_TOGETHER: list[tuple[str, Any]] = [

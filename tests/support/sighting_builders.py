@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from prism_api.status import AttemptStatus
 from prism_operator.planning.attempts import gang_digest
@@ -12,6 +12,7 @@ from run_builders import a_plan
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 JOB_UID = "job-1"
+Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 
 def later(seconds: float) -> datetime:
@@ -24,7 +25,7 @@ def a_step(replicas: int = 2) -> TrainStep:
     return a_plan({"spec.workers": {"replicas": replicas}}).train_steps[0]
 
 
-def a_pod(index: int = 0, phase: str = "Running", **facts: Any) -> PodSeen:
+def a_pod(index: int = 0, phase: Phase = "Running", **facts: Any) -> PodSeen:
     """Of attempt 1 of SFT."""
     base = PodSeen(
         f"pod-{index}", f"run-sft-a1-worker-{index}", "trainer", "sft", 1, index, "Running",

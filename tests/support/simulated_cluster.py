@@ -6,7 +6,7 @@ an older state of them.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,8 +47,9 @@ class SimulatedCluster:
 
     def has(self, kind: str, name: str) -> bool:
         """Whether the name is taken."""
-        found: dict[str, Any] = {"PyTorchJob": self.jobs, "Deployment": self.servers}.get(kind, {})
-        return name in found or (kind, name) in self.others
+        with_state: dict[str, Mapping[str, object]]
+        with_state = {"PyTorchJob": self.jobs, "Deployment": self.servers}
+        return name in with_state.get(kind, {}) or (kind, name) in self.others
 
     def create(self, manifest: Manifest) -> None:
         """A new object."""
@@ -92,7 +93,7 @@ class SimulatedCluster:
             if job.is_deleting or job.is_finished:
                 continue
             if job.is_queued:
-                self.change_pods(lambda p, uid=job.uid: p.job_uid == uid, is_deleting=True)
+                self._take_pods(job)
                 continue
             self._judge_job(job)
         for one in self.servers.values():
@@ -110,6 +111,9 @@ class SimulatedCluster:
         """The Training Operator is done with a job; cleanPodPolicy Running."""
         self.jobs[job.name] = replace(job, is_finished=True, message=message)
         self.change_pods(lambda p: p.job_uid == job.uid and not p.is_over, is_deleting=True)
+
+    def _take_pods(self, job: JobSeen) -> None:
+        self.change_pods(lambda p: p.job_uid == job.uid, is_deleting=True)
 
     def _make_pods(self, role: Any, name: str, uid: str, kind: StageKind, attempt: int) -> None:
         there = {p.index for p in self.pods.values() if p.job_uid == uid}
@@ -147,9 +151,12 @@ class SimulatedCluster:
 
     def end(self, pod: PodSeen, code: int | None, message: str, **facts: Any) -> None:
         """A pod ends by itself."""
-        phase = "Succeeded" if code == 0 else "Failed"
         self.pods[pod.uid] = replace(
-            pod, phase=phase, exit_code=code, termination_message=message, **facts
+            pod,
+            phase="Succeeded" if code == 0 else "Failed",
+            exit_code=code,
+            termination_message=message,
+            **facts,
         )
 
     def set_ready(self, is_ready: bool) -> None:
