@@ -112,6 +112,7 @@ def test_a_run_whose_progress_cannot_be_asked_for_says_where_and_what_to_do() ->
     status = summary(decided(State.RUNNING, Reason.TRAINING), seen=seen, sft=RUNNING)
     assert the(status, "Running").status == "True"
     assert "http://10.0.0.5:8080/progress does not answer" in status.message
+    assert summary(decided(State.SUCCEEDED, Reason.COMPLETED), seen=seen).message == ""
     assert "NetworkPolicy" in status.message
 
 

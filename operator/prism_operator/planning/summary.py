@@ -80,7 +80,8 @@ def _why(
             return Reason.QUEUED, "waits for admission by Kueue"
     if decision.reason is Reason.DRAINING and not decision.message:
         return decision.reason, _waits_for(seen)
-    return decision.reason, decision.message or seen.trouble or _unseen(seen)
+    unseen = _unseen(seen) if decision.reason is Reason.TRAINING else ""
+    return decision.reason, decision.message or seen.trouble or unseen
 
 
 def _waits_for(seen: ChildrenSeen) -> str:
