@@ -1,6 +1,7 @@
 """PrismRuns as users write them, and changes to them by field path."""
 
 import copy
+import enum
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,14 @@ Document = dict[str, Any]
 Changes = Mapping[str, Any]
 """Field path, as in error messages, to new value; REMOVED takes the field out."""
 
-REMOVED = object()
+
+class _Removed(enum.Enum):
+    """Its name is the same in every process, and so are the names of tests with it."""
+
+    REMOVED = enum.auto()
+
+
+REMOVED: object = _Removed.REMOVED
 UID = "3f0c2a9e-1b7d-4e58-8a64-2f9d0c5b7e11"
 
 _DOCUMENT: Document = {
