@@ -132,7 +132,7 @@ class Bench:
             player.kill()
             operator.kill()
 
-    async def in_flight(self, runs: int, seconds: float) -> "InFlight":
+    async def in_flight(self, runs: int, seconds: float) -> InFlight:
         """Every run trains for a while; the operator is killed; every rank 0 ends; the operator
         starts."""
         namespace = self._cluster.new_namespace()

@@ -180,7 +180,7 @@ def test_a_run_of_a_deleted_ones_name_waits_until_that_ones_pods_have_gone(house
 def test_runs_of_any_name_end_well(house: Open, name: str) -> None:
     with house(lambda who: QUICK) as at:
         run = at.run(name, "sft", "align", "rlvr", **SERVERS)
-        run.ends()
+        assert_unharmed(run)
         wait_for("its children go", lambda: not at.names(PODS) | at.names(DEPLOYMENTS))
 
 

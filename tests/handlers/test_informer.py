@@ -1,6 +1,7 @@
 """The informer: whatever a server does, the cache comes to show what is there."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -117,7 +118,9 @@ def test_who_is_too_late_lists_anew(gone: Answer) -> None:
     lists = [a_list(5, child("a", 1)), a_list(90, child("b", 80))]
     world = Watching(lists, [gone, streams(stays=True)])
 
-    asyncio.run(world.until(lambda: world.shows() == {"b": 80}))
+    api = asyncio.run(world.until(lambda: world.shows() == {"b": 80}))
+
+    assert len(api.asked("GET")) == 2
 
 
 def test_a_stale_list_takes_nothing_back() -> None:
@@ -137,7 +140,9 @@ def test_a_full_list_heals_what_a_watch_never_said() -> None:
     lists = [a_list(5, child("a", 1)), a_list(9, child("b", 8))]
     world = Watching(lists, [streams()])
 
-    asyncio.run(world.until(lambda: world.shows() == {"b": 8}, resync_seconds=0.3))
+    api = asyncio.run(world.until(lambda: world.shows() == {"b": 8}, resync_seconds=0.3))
+
+    assert len(api.asked("GET")) >= 2
 
 
 def test_a_watch_of_what_is_quiet_ends_when_a_full_list_is_due() -> None:
@@ -158,6 +163,12 @@ def test_a_kind_that_is_missing_is_waited_for_without_holding_up_the_others() ->
     assert world.shows() == {}
 
 
+def seconds_until(world: Watching, shown: dict[str, int]) -> float:
+    started = time.monotonic()
+    asyncio.run(world.until(lambda: world.shows() == shown))
+    return time.monotonic() - started
+
+
 def test_failures_are_tried_again_and_throttling_is_heeded() -> None:
     lists = [
         says({"message": "no leader"}, 500),
@@ -165,28 +176,14 @@ def test_failures_are_tried_again_and_throttling_is_heeded() -> None:
         a_list(5, child("a", 1)),
     ]
     world = Watching(lists, [streams(stays=True)])
-
-    async def main() -> float:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        await world.until(lambda: world.shows() == {"a": 1})
-        return loop.time() - started
-
-    assert asyncio.run(main()) >= 1.0
+    assert seconds_until(world, {"a": 1}) >= 1.0
     assert world.restarts == ["Unavailable", "Throttled"]
 
 
 def test_watches_that_are_refused_are_asked_for_ever_less_often() -> None:
     refused = [says({"message": "too many"}, 429, {"Retry-After": "1"}), says("", 500)]
     world = Watching([a_list(5)], [*refused, streams(event("ADDED", child("b", 6)), stays=True)])
-
-    async def main() -> float:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        await world.until(lambda: world.shows() == {"b": 6})
-        return loop.time() - started
-
-    assert asyncio.run(main()) >= 1.2
+    assert seconds_until(world, {"b": 6}) >= 1.2
     assert world.restarts == ["Throttled", "Unavailable"]
 
 

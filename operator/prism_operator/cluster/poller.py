@@ -94,8 +94,9 @@ class Poller:
             self._heard_nothing(run_uid, address, error)
         except (SpecError, RecursionError, _TooLong) as error:
             _log.info("%s: %s", url, error or type(error).__name__)
-        is_news = report is not None and self._newest.get(run_uid) != report
-        if report is not None and is_news and self._targets.get(run_uid) == address:
+        if report is None or self._targets.get(run_uid) != address:
+            return
+        if self._newest.get(run_uid) != report:
             self._newest[run_uid] = report
             self._on_news(run_uid)
 

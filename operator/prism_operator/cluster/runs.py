@@ -174,14 +174,14 @@ class RunReader:
 def _missing_images(steps: Plan, images: Images) -> list[FieldProblem]:
     """Neither the run nor the operator's settings name them."""
     is_served = any(steps.servers_of(step.kind) for step in steps.train_steps)
-    wanted = {"trainer": images.trainer, "rollout": images.rollout if is_served else "none"}
+    used = {"trainer": images.trainer} | ({"rollout": images.rollout} if is_served else {})
     return [
         FieldProblem(
             f"spec.images.{name}",
             "is missing, and the operator has no default",
             f"give it, or start the operator with PRISM_{name.upper()}_IMAGE",
         )
-        for name, image in wanted.items()
+        for name, image in used.items()
         if not image
     ]
 
